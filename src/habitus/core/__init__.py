@@ -1,0 +1,1 @@
+"""What every part stands on: errors, strict config, seeds, progress, atomic writes, names."""

@@ -1,0 +1,33 @@
+"""Names in recipes -> where their class lives. Plain dicts of strings, so that looking costs no import."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from habitus.core.errors import ConfigError, nearest
+
+MODELS = {
+    "lumos": "habitus.models.lumos:Lumos",
+}
+
+SOURCES = {
+    "online_retail": "habitus.data.sources.online_retail:online_retail",
+    "complete_journey": "habitus.data.sources.complete_journey:complete_journey",
+    "oulad": "habitus.data.sources.oulad:oulad",
+    "simulator": "habitus.data.sources.simulator:simulated_log",
+}
+
+
+def resolve(table: dict[str, str], name: str, *, kind: str) -> Any:
+    """Import and give what `name` stands for; an unknown name is a `ConfigError` with the nearest one.
+
+    >>> resolve({"sqrt": "math:sqrt"}, "sqrt", kind="function")(9.0)
+    3.0
+    """
+    if name not in table:
+        meant = nearest(name, table)
+        fix = f"did you mean {meant!r}?" if meant else ""
+        raise ConfigError(f"a {kind} out of: {', '.join(sorted(table))}", repr(name), fix=fix)
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
