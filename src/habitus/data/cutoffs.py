@@ -145,7 +145,7 @@ def samples_of(store: Store, cutoffs: Cutoffs, part: Part, *, unseen: bool = Fal
     late = days[days + cutoffs.horizon > store.last_day]
     if len(late):
         raise CutoffError(
-            f"label windows of {cutoffs.horizon} days within the log, which is complete up to {to_date(store.last_day)}",
+            f"label windows of {cutoffs.horizon} days that end by {to_date(store.last_day)}, the last complete day",
             f"the cut-off {to_date(late[0])} needs {to_date(late[0] + cutoffs.horizon)}",
             where=f"cutoffs.{part}",
             fix=f"use cut-offs up to {to_date(store.last_day - cutoffs.horizon)}",
@@ -212,8 +212,19 @@ def bisect(sorted_values: np.ndarray, low: np.ndarray, high: np.ndarray, wanted:
         high = np.where(is_open & ~is_less, middle, high)
 
 
+def ranges(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Write out many ranges [low, high): (which range, row), both int64, in order.
+
+    >>> ranges(np.array([0, 7]), np.array([2, 8]))
+    (array([0, 0, 1]), array([0, 1, 7]))
+    """
+    n = high - low
+    which = np.repeat(np.arange(len(n)), n)
+    return which, np.arange(len(which)) + (low - (np.cumsum(n) - n))[which]
+
+
 def user_keys(store: Store) -> np.ndarray:
-    """Give a 64-bit key per user, uint64 [n_users]: the lower half of the MD5 of the id's text, the same in any store."""
+    """Give a 64-bit key per user, uint64 [n_users]: half of the MD5 of the id's text, so the same in any store."""
     import duckdb
 
     with duckdb.connect() as connection:

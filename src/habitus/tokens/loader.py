@@ -1,0 +1,317 @@
+"""From samples to batches of user-days: vectorised end to end, bucketed by length, resumed mid-epoch exactly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from habitus.core.errors import TrainingError
+from habitus.core.seeds import derive, generator, uniforms
+from habitus.data.calendar import Calendar
+from habitus.data.cutoffs import Samples, ranges, rows_until
+from habitus.data.targets import Measured, measure, measure_days
+from habitus.tokens.batch import DayBatch, Kind
+from habitus.tokens.days import DayTable, day_table
+from habitus.tokens.known_events import KnownEvents, add_audience_events, known_events, notable_days, shared_table
+from habitus.tokens.spec import InputSpec, check_fits
+
+if TYPE_CHECKING:
+    from habitus.data.store import Store
+
+SEEN_AT_START = 30  # days: whoever is first seen this soon after the log begins may be older than the log
+BUCKET = 50  # batches whose samples are sorted by length together
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that batches are made of: the day table, known events, and per sample its history rows, profile and targets.
+
+    n samples; see `prepare`.
+    """
+
+    spec: InputSpec
+    table: DayTable
+    columns: np.ndarray  # int64 [A]: column of `table` per feature, -1 = absent
+    known: KnownEvents
+    shared: np.ndarray  # float32 [n_cutoffs, H + F, E]: known events of everyone, per distinct cut-off
+    cutoff_place: np.ndarray  # int64 [n]: place of a sample's cut-off in `shared`
+    samples: Samples
+    low: np.ndarray  # int64 [n]: history rows of a sample in `table`
+    high: np.ndarray
+    first_day: np.ndarray  # int32 [n]: the user's first day
+    has_start: np.ndarray  # bool [n]: that day is the start of the user, not of the log
+    profile: np.ndarray  # float32 [n, P]
+    measured: Measured | None
+    day_measured: Measured | None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def with_calendar(self, calendar: Calendar, users: np.ndarray) -> Inputs:
+        """Give the same samples under another calendar; `users` are the store's ids in order."""
+        known = known_events(calendar, self.spec.event_types, users)
+        return replace(self, known=known, shared=_shared(self.spec, known, self.samples)[0])
+
+
+def prepare(
+    store: Store, spec: InputSpec, samples: Samples, *, calendar: Calendar | None = None, has_targets: bool = True
+) -> Inputs:
+    """Look up everything that samples need, once. `calendar` defaults to the store's; targets only where asked for.
+
+    Errors: `FingerprintError` when the store does not fit the spec.
+    """
+    table = day_table(store)
+    calendar = store.calendar if calendar is None else calendar
+    low, high = rows_until(table.offsets, table.day, samples.user, samples.cutoff, spec.tokens.history)
+    if spec.tokens.max_days is not None:
+        low = np.maximum(low, high - spec.tokens.max_days)
+    first_day = store.users["first_day"].to_numpy()[samples.user].astype(np.int32)
+    known = known_events(calendar, spec.event_types, store.users["user"].to_numpy())
+    shared, cutoff_place = _shared(spec, known, samples)
+    has_day_targets = has_targets and bool(spec.day_targets)
+    return Inputs(
+        spec=spec,
+        table=table,
+        columns=check_fits(spec, table, str(store.path)),
+        known=known,
+        shared=shared,
+        cutoff_place=cutoff_place,
+        samples=samples,
+        low=low,
+        high=high,
+        first_day=first_day,
+        has_start=first_day - store.first_day > SEEN_AT_START,
+        profile=spec.profile.encode(store, samples, horizon=spec.horizon),
+        measured=measure(spec.targets, store, samples) if has_targets else None,
+        day_measured=measure_days(spec.day_targets, store, samples, spec.horizon) if has_day_targets else None,
+    )
+
+
+def assemble(inputs: Inputs, rows: np.ndarray, *, is_dropped: np.ndarray | None = None) -> DayBatch:
+    """Make the batch of samples `rows` int64 [B]; where `is_dropped`, the whole past is one start token."""
+    spec, samples = inputs.spec, inputs.samples.take(rows)
+    n, history = len(rows), spec.tokens.history
+    origin = samples.cutoff.astype(np.int64) - history + 1  # the day at position 0
+    row, position, kind, source = _kept(inputs, rows, origin, is_dropped)
+    count = np.bincount(row, minlength=n)
+    width = max(int(count.max(initial=0)), 1)
+    column = np.arange(len(row)) - (np.cumsum(count) - count)[row]
+
+    day = np.zeros((n, width), np.int64)
+    kinds = np.full((n, width), int(Kind.PADDING), np.int64)
+    activity = np.zeros((n, width, len(spec.features)), np.float32)
+    day[row, column], kinds[row, column] = position, kind
+    is_active = kind == Kind.ACTIVE
+    activity[row[is_active], column[is_active]] = _activity(inputs, source[is_active])
+
+    past = inputs.shared[inputs.cutoff_place[rows][:, None], day]
+    add_audience_events(past, inputs.known, samples.user, samples.cutoff, origin[:, None] + day)
+    past[kinds == Kind.PADDING] = 0.0
+    return DayBatch(
+        activity=torch.from_numpy(activity),
+        day=torch.from_numpy(day),
+        kind=torch.from_numpy(kinds),
+        known_past=torch.from_numpy(past),
+        known_future=future_events(inputs, rows),
+        profile=torch.from_numpy(inputs.profile[rows]),
+        **_targets(inputs, rows),
+        sample=torch.from_numpy(np.asarray(rows, np.int64)),
+    )
+
+
+def future_events(inputs: Inputs, rows: np.ndarray) -> torch.Tensor:
+    """Give known_future B F E of samples `rows` alone: all that another calendar changes when the past stays."""
+    samples, ahead = inputs.samples.take(rows), np.arange(1, inputs.spec.horizon + 1)
+    future = inputs.shared[inputs.cutoff_place[rows], inputs.spec.tokens.history :]
+    days = samples.cutoff.astype(np.int64)[:, None] + ahead
+    add_audience_events(future, inputs.known, samples.user, samples.cutoff, days)
+    return torch.from_numpy(future)
+
+
+class DayLoader:
+    """Iterate over batches of samples, the same order for the same (seed, epoch), resumable after any batch.
+
+    Parameters
+    ----------
+    inputs
+        What `prepare` gave.
+    batch_size
+        Samples per batch; the last one of an epoch may be smaller.
+    per_user
+        Cut-offs drawn per user and epoch (consecutive windows of a user are near copies); None takes all.
+    is_training
+        Shuffle, draw, and drop histories as `spec.tokens.history_dropout` says. Otherwise samples come in bucket order.
+
+    `n_waited` counts the seconds spent making batches and `n_tokens`, `n_places` the days served and the places they
+    took, so that the padding share is `1 - n_tokens / n_places`.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        *,
+        batch_size: int = 256,
+        per_user: int | None = None,
+        is_training: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if len(inputs) == 0:
+            raise TrainingError("at least one sample", "none", fix="check the cut-offs and who is eligible")
+        self.inputs, self.batch_size, self.per_user = inputs, batch_size, per_user
+        self.is_training, self.seed = is_training, seed
+        self.epoch, self.batch = 0, 0
+        self.seconds, self.n_tokens, self.n_places = 0.0, 0, 0
+        self._plan: tuple[int, list[np.ndarray]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._batches())
+
+    def __iter__(self) -> Iterator[DayBatch]:
+        batches = self._batches()
+        while self.batch < len(batches):
+            began = time.perf_counter()
+            made = self._make(batches[self.batch])
+            self.seconds += time.perf_counter() - began
+            self.n_tokens += int((made.kind != Kind.PADDING).sum())
+            self.n_places += made.kind.numel()
+            self.batch += 1  # counted before the batch is handed out: a state saved while it is used starts after it
+            yield made
+        self.batch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; a new epoch starts at its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.batch = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Give the place in the epoch: enough to go on with the next batch."""
+        return {"epoch": self.epoch, "batch": self.batch, "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken. Errors: `TrainingError` for a state of another seed."""
+        if state["seed"] != self.seed:
+            raise TrainingError(f"a state of seed {self.seed}", f"seed {state['seed']}", where="loader state")
+        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+
+    def _make(self, rows: np.ndarray) -> DayBatch:
+        share = self.inputs.spec.tokens.history_dropout
+        if not self.is_training or share == 0:
+            return assemble(self.inputs, rows)
+        draw = uniforms(derive(self.seed, "history dropout", self.epoch), rows)
+        return assemble(self.inputs, rows, is_dropped=draw < share)
+
+    def _batches(self) -> list[np.ndarray]:
+        if self._plan is None or self._plan[0] != self.epoch:
+            length = self.inputs.high - self.inputs.low
+            self._plan = (self.epoch, self._plan_training(length) if self.is_training else self._plan_reading(length))
+        return self._plan[1]
+
+    def _plan_reading(self, length: np.ndarray) -> list[np.ndarray]:
+        return _split(np.argsort(length, kind="stable"), self.batch_size)
+
+    def _plan_training(self, length: np.ndarray) -> list[np.ndarray]:
+        """Draw cut-offs per user, shuffle, sort by length inside large buckets, shuffle the batches."""
+        random = generator(self.seed, "order", self.epoch)
+        chosen = _drawn(self.inputs.samples, self.per_user, derive(self.seed, "draw", self.epoch))
+        shuffled = random.permutation(chosen)
+        batches: list[np.ndarray] = []
+        for bucket in _split(shuffled, self.batch_size * BUCKET):
+            batches += _split(bucket[np.argsort(length[bucket], kind="stable")], self.batch_size)
+        return [batches[i] for i in random.permutation(len(batches))]
+
+
+def _split(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def _drawn(samples: Samples, per_user: int | None, seed: int) -> np.ndarray:
+    """Choose at most `per_user` samples of each user, by a draw that depends on user and cut-off alone."""
+    if per_user is None:
+        return np.arange(len(samples))
+    draw = uniforms(seed, samples.user.astype(np.int64) * 2**24 + samples.cutoff)
+    order = np.lexsort((draw, samples.user))
+    users = samples.user[order]
+    starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    return np.sort(order[rank < per_user])
+
+
+def _kept(
+    inputs: Inputs, rows: np.ndarray, origin: np.ndarray, is_dropped: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """List the kept days: (row in the batch, position, kind, row of the day table or -1), sorted by row and position.
+
+    When several rules keep one day, the first of active, start, silent wins.
+    """
+    tokens = inputs.spec.tokens
+    history, samples = tokens.history, inputs.samples.take(rows)
+    born = inputs.first_day[rows].astype(np.int64) - origin  # position of the user's first day; may be negative
+    active, source = ranges(inputs.low[rows], inputs.high[rows])
+    lists = [(active, inputs.table.day[source] - origin[active], Kind.ACTIVE, source)]
+
+    started = np.flatnonzero(inputs.has_start[rows] & (born >= 1) & (born <= history))
+    lists.append((started, born[started] - 1, Kind.START, None))
+
+    n_silent = history if tokens.keep == "all" else min(tokens.keep_recent, history)
+    silent = np.repeat(np.arange(len(rows)), n_silent)
+    silent_position = np.tile(np.arange(history - n_silent, history), len(rows))
+    notable, notable_day = notable_days(inputs.known, samples.user, samples.cutoff, history)
+    silent = np.concatenate([silent, notable])
+    silent_position = np.concatenate([silent_position, notable_day - origin[notable]])
+    alive = silent_position >= born[silent]
+    lists.append((silent[alive], silent_position[alive], Kind.INACTIVE, None))
+
+    if is_dropped is not None and is_dropped.any():
+        lists = [_only(part, ~is_dropped) for part in lists]
+        gone = np.flatnonzero(is_dropped)
+        lists.append((gone, np.full(len(gone), history - 1), Kind.START, None))
+    row = np.concatenate([part[0] for part in lists])
+    position = np.concatenate([part[1] for part in lists])
+    kind = np.concatenate([np.full(len(part[0]), int(part[2])) for part in lists])
+    source = np.concatenate([np.full(len(p[0]), -1) if p[3] is None else p[3] for p in lists])
+    _, first = np.unique(row * history + position, return_index=True)
+    return row[first], position[first], kind[first], source[first]
+
+
+def _only(part: tuple, is_kept: np.ndarray) -> tuple:
+    row, position, kind, source = part
+    keep = is_kept[row]
+    return row[keep], position[keep], kind, None if source is None else source[keep]
+
+
+def _activity(inputs: Inputs, source: np.ndarray) -> np.ndarray:
+    """Give scaled activity of day-table rows, float32 [n, A]; a feature the store lacks counts as 0."""
+    value = np.asarray(inputs.table.value[source])[:, np.maximum(inputs.columns, 0)]
+    value[:, inputs.columns < 0] = 0.0
+    return inputs.spec.activity.encode(value)
+
+
+def _shared(spec: InputSpec, known: KnownEvents, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """Give the shared known-event tables, one per distinct cut-off, and the place of each sample's among them."""
+    cutoffs, place = np.unique(samples.cutoff, return_inverse=True)
+    history, n_days = spec.tokens.history, spec.tokens.history + spec.horizon
+    tables = [shared_table(known, int(c), int(c) - history + 1, n_days) for c in cutoffs]
+    return np.stack(tables) if tables else np.zeros((0, n_days, known.width), np.float32), place
+
+
+def _targets(inputs: Inputs, rows: np.ndarray) -> dict[str, torch.Tensor]:
+    spec, n, horizon = inputs.spec, len(rows), inputs.spec.horizon
+    window, daily = inputs.measured, inputs.day_measured
+    n_day = len(spec.day_targets)
+    blank = np.zeros((n, len(spec.targets)))
+    day_blank = np.zeros((n, horizon, n_day))
+    return {
+        "target": _tensor(window.value[rows] if window else blank, np.float32),
+        "is_observed": _tensor(window.is_observed[rows] if window else blank, np.bool_),
+        "day_target": _tensor(daily.value[rows] if daily else day_blank, np.float32),
+        "day_is_observed": _tensor(daily.is_observed[rows] if daily else day_blank, np.bool_),
+    }
+
+
+def _tensor(values: np.ndarray, kind: type) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values.astype(kind)))
