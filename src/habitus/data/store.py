@@ -1,0 +1,226 @@
+"""A prepared log on disk: one user in one shard, sorted by time, memory-mapped, never loaded whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from habitus.core.errors import StoreError, nearest
+from habitus.data.schema import Schema
+from habitus.data.shards import map_shard, sha256
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows of users `first_user` .. `first_user + n_users - 1`, sorted by user, time, source order.
+
+    Rows of user `first_user + j` are `offsets[j]:offsets[j + 1]`. `time` is int64 microseconds UTC, `day` int32 days since
+    1970-01-01 in the schema's zone, `type`, `item` and categories are codes (-1: missing), `session` is int64
+    (-1: missing), amounts are float64 (NaN: missing). All columns are memory-mapped and read-only.
+    """
+
+    first_user: int
+    offsets: np.ndarray
+    time: np.ndarray
+    day: np.ndarray
+    type: np.ndarray
+    item: np.ndarray | None = None
+    session: np.ndarray | None = None
+    amounts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    categories: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def n_events(self) -> int:
+        return len(self.time)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store that was opened: small tables on demand, shards by memory map. Nothing here writes.
+
+    Errors: `StoreError` when a folder is not a store, is of another format version, or lacks a file.
+    """
+
+    path: Path
+    manifest: dict[str, Any] = field(repr=False)
+    schema: Schema = field(repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Open a store. It stays usable while an append runs; open it again to see the appended rows."""
+        path = Path(path)
+        manifest = read_manifest(path)
+        return cls(path, manifest, Schema.parse(manifest["schema"], where=str(path / MANIFEST)))
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest["fingerprint"]
+
+    @property
+    def n_users(self) -> int:
+        return self.manifest["n_users"]
+
+    @property
+    def n_events(self) -> int:
+        return self.manifest["n_events"]
+
+    @property
+    def n_shards(self) -> int:
+        return len(self.manifest["shards"])
+
+    @property
+    def first_day(self) -> int:
+        """The first day with an event, in days since 1970-01-01."""
+        return self.manifest["days"]["first"]
+
+    @property
+    def last_day(self) -> int:
+        """The last complete day, in days since 1970-01-01: the last with an event, or the one before if that is partial."""
+        return self.manifest["days"]["last_complete"]
+
+    @property
+    def amounts(self) -> tuple[str, ...]:
+        return tuple(self.schema.events.amounts)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return tuple(self.schema.events.categories)
+
+    @cached_property
+    def users(self) -> pl.DataFrame:
+        """One row per user, row number = user index: user, n_events, first_time, last_time (us), first_day."""
+        return self._table("users")
+
+    @cached_property
+    def types(self) -> list[str]:
+        return self.vocabulary("type")
+
+    @cached_property
+    def items(self) -> list[str] | None:
+        return self.vocabulary("item") if self.schema.events.item is not None else None
+
+    def vocabulary(self, name: str) -> list[str]:
+        """Give the texts of a coded column ("type", "item" or a category) in code order."""
+        known = self.manifest["vocabularies"]
+        if name not in known:
+            meant = nearest(name, known)
+            hint = f"did you mean {meant!r}?" if meant else ""
+            raise StoreError(f"a coded column out of: {', '.join(known)}", repr(name), where=str(self.path), fix=hint)
+        return self._read(known[name]["file"])[name].to_list()
+
+    @cached_property
+    def profiles(self) -> pl.DataFrame | None:
+        """One row per user index, nulls where nothing is known; None without a `[profile]`."""
+        return self._table("profiles") if "profiles" in self.manifest["tables"] else None
+
+    @cached_property
+    def item_table(self) -> pl.DataFrame | None:
+        """One row per item code, column `item` and the declared attributes; None without `[items]`."""
+        return self._table("items") if "items" in self.manifest["tables"] else None
+
+    @property
+    def rejected(self) -> pl.DataFrame:
+        """The rows that could not be used: reason, file, position, raw (the row's values as JSON, or the raw line)."""
+        return self._table("rejected")
+
+    @cached_property
+    def calendar(self) -> Any:
+        """The known events (a `Calendar`), possibly none."""
+        from habitus.data.calendar import Calendar, read_calendar
+
+        tables = self.manifest["tables"]
+        if "calendar" not in tables:
+            return Calendar.empty()
+        return read_calendar(self.path / tables["calendar"]["file"], self.path / tables["audiences"]["file"])
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        import polars as pl
+
+        file = self.path / self.manifest["tables"]["users"]["file"]
+        return pl.read_parquet(file, columns=["n_events"])["n_events"].to_numpy()
+
+    def shard(self, i: int) -> Shard:
+        """Memory-map shard `i`."""
+        entry = self.manifest["shards"][i]
+        first, n_users = entry["first_user"], entry["n_users"]
+        offsets = np.zeros(n_users + 1, np.int64)
+        np.cumsum(self._counts[first : first + n_users], out=offsets[1:])
+        try:
+            columns = map_shard(self.path / entry["file"])
+        except (OSError, ValueError) as cause:
+            raise _missing(self.path / entry["file"], cause) from cause
+        return Shard(
+            first,
+            offsets,
+            columns["time"],
+            columns["day"],
+            columns["type"],
+            columns.get("item"),
+            columns.get("session"),
+            {name: columns[name] for name in self.amounts},
+            {name: columns[name] for name in self.categories},
+        )
+
+    def check(self) -> None:
+        """Read every file and compare its hash with the manifest. Errors: `StoreError` naming the first that differs."""
+        for entry in files_of(self.manifest):
+            file = self.path / entry["file"]
+            if not file.is_file() or sha256(file) != entry["sha256"]:
+                raise StoreError(
+                    f"a file with sha256 {entry['sha256'][:12]}...", "another content, or none", where=str(file),
+                    fix="ingest again",
+                )  # fmt: skip
+
+    def _table(self, name: str) -> pl.DataFrame:
+        return self._read(self.manifest["tables"][name]["file"])
+
+    def _read(self, file: str) -> pl.DataFrame:
+        import polars as pl
+
+        try:
+            return pl.read_parquet(self.path / file)
+        except (OSError, pl.exceptions.PolarsError) as cause:
+            raise _missing(self.path / file, cause) from cause
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read and check `manifest.json`. Errors: `StoreError`."""
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+        found = manifest["format"]
+    except FileNotFoundError:
+        found = "no manifest.json" if path.is_dir() else "no such folder"
+        raise StoreError("a store", found, where=str(path), fix="make one with `habitus ingest`") from None
+    except (ValueError, KeyError, TypeError, OSError) as cause:
+        raise StoreError("a store's manifest", str(cause), where=str(file), fix="ingest again") from None
+    if found != FORMAT:
+        raise StoreError(f"format version {FORMAT}", str(found), where=str(file), fix="ingest again with this version")
+    return manifest
+
+
+def files_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """List every file entry of a manifest."""
+    shards = [part for shard in manifest["shards"] for part in (shard, *shard.get("text", {}).values())]
+    return [*shards, *manifest["vocabularies"].values(), *manifest["tables"].values()]
+
+
+def _missing(file: Path, cause: Exception) -> StoreError:
+    return StoreError("a readable file of the store", str(cause)[:300], where=str(file), fix="ingest again")
