@@ -1,0 +1,62 @@
+# Everything starts here: each target works in an empty clone, and makes what it needs first.
+#   make setup    .venv with the command `habitus`, versions as in constraints.txt (GPU=1: torch's CUDA build on Linux)
+#   make demo     a real log down the whole road; leaves demo/
+#   make test     checks, then the tests
+#   make bench    side-by-side measurements; appends to benchmarks/results.csv (SIZE=small|full, ONLY="ingest loader")
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+HABITUS := $(BIN)/habitus
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+SIZE ?= small
+
+.PHONY: help setup demo test check docs bench
+help:
+	@sed -n '2,5s/^# *//p' Makefile
+
+setup: $(STAMP)
+
+# torch first: on Linux the default wheel brings gigabytes of CUDA, which nothing here needs
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"habitus needs Python 3.11 or newer, found {v[0]}.{v[1]}; try: make $(MAKECMDGOALS) PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifndef GPU
+	@if [ "$$(uname -s)" = Linux ] && ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
+	  $(BIN)/pip install -q --no-deps "torch==$(TORCH)+cpu" 2>/dev/null \
+	  || $(BIN)/pip install -q --no-deps --index-url $(CPU_INDEX) "torch==$(TORCH)" \
+	  || { echo "no CPU build of torch $(TORCH) within reach; set CPU_INDEX, or take the CUDA build: make setup GPU=1"; exit 1; }; \
+	fi
+endif
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,sql]'
+	@touch $(STAMP)
+
+demo: setup
+	rm -rf demo
+	$(HABITUS) ingest online_retail --out demo/online_retail.store
+	$(HABITUS) train recipes/online_retail_lumos.toml --store demo/online_retail.store --out demo/run
+	$(HABITUS) evaluate demo/run
+	$(HABITUS) predict demo/run --cutoff 2011-11-11 --out demo/predictions.parquet
+	$(HABITUS) whatif demo/run --calendar recipes/calendars/base.csv --calendar recipes/calendars/no_holidays.csv --out demo/whatif.parquet
+	$(HABITUS) report demo/run --out demo/report.html
+
+test: check
+	$(BIN)/python -m pytest -q
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache --no-logo
+
+docs: setup
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+bench: setup
+	$(BIN)/python -m benchmarks --size $(SIZE) $(ONLY)
