@@ -15,7 +15,8 @@ from habitus.data.sources.complete_journey import complete_journey
 REAL = Path(__file__).parents[4] / "shared" / "data" / "complete_journey"
 
 TABLES = {
-    "transactions": "household_id,basket_id,product_id,quantity,sales_value,retail_disc,coupon_disc,transaction_timestamp\n"
+    "transactions": "household_id,"
+    "basket_id,product_id,quantity,sales_value,retail_disc,coupon_disc,transaction_timestamp\n"
     "1,b1,p1,1,2.5,0.5,0.0,2017-03-01 10:00:00\n"
     "1,b1,p2,2,4.0,0.0,1.0,2017-03-01 10:00:00\n"
     "2,b2,p1,1,2.5,0.0,0.0,2017-03-09 09:30:00",
