@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SEEN_AT_START = 30  # days: whoever is first seen this soon after the log begins may be older than the log
 BUCKET = 50  # batches whose samples are sorted by length together
+MAX_PADDING = 0.05  # share of a batch that may be padding
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,8 @@ class DayLoader:
     is_training
         Shuffle, draw, and drop histories as `spec.tokens.history_dropout` says. Otherwise samples come in bucket order.
 
-    `n_waited` counts the seconds spent making batches and `n_tokens`, `n_places` the days served and the places they
-    took, so that the padding share is `1 - n_tokens / n_places`.
+    `seconds` counts the time spent making batches; `n_tokens` and `n_places` the days served and the places they took,
+    so that the padding share is `1 - n_tokens / n_places`.
     """
 
     def __init__(
@@ -165,6 +166,7 @@ class DayLoader:
         self.inputs, self.batch_size, self.per_user = inputs, batch_size, per_user
         self.is_training, self.seed = is_training, seed
         self.epoch, self.batch = 0, 0
+        self._length = _lengths(inputs)
         self.seconds, self.n_tokens, self.n_places = 0.0, 0, 0
         self._plan: tuple[int, list[np.ndarray]] | None = None
 
@@ -207,26 +209,54 @@ class DayLoader:
 
     def _batches(self) -> list[np.ndarray]:
         if self._plan is None or self._plan[0] != self.epoch:
-            length = self.inputs.high - self.inputs.low
-            self._plan = (self.epoch, self._plan_training(length) if self.is_training else self._plan_reading(length))
+            plan = self._plan_training if self.is_training else self._plan_reading
+            self._plan = (self.epoch, plan())
         return self._plan[1]
 
-    def _plan_reading(self, length: np.ndarray) -> list[np.ndarray]:
-        return _split(np.argsort(length, kind="stable"), self.batch_size)
+    def _plan_reading(self) -> list[np.ndarray]:
+        return _split_by_length(np.arange(len(self._length)), self._length, self.batch_size)
 
-    def _plan_training(self, length: np.ndarray) -> list[np.ndarray]:
+    def _plan_training(self) -> list[np.ndarray]:
         """Draw cut-offs per user, shuffle, sort by length inside large buckets, shuffle the batches."""
         random = generator(self.seed, "order", self.epoch)
         chosen = _drawn(self.inputs.samples, self.per_user, derive(self.seed, "draw", self.epoch))
         shuffled = random.permutation(chosen)
         batches: list[np.ndarray] = []
         for bucket in _split(shuffled, self.batch_size * BUCKET):
-            batches += _split(bucket[np.argsort(length[bucket], kind="stable")], self.batch_size)
+            batches += _split_by_length(bucket, self._length[bucket], self.batch_size)
         return [batches[i] for i in random.permutation(len(batches))]
+
+
+def _lengths(inputs: Inputs) -> np.ndarray:
+    """Count the kept days of every sample, S before padding."""
+    length = np.zeros(len(inputs), np.int64)
+    for rows in _split(np.arange(len(inputs)), 2**16):
+        origin = inputs.samples.cutoff[rows].astype(np.int64) - inputs.spec.tokens.history + 1
+        length[rows] = np.bincount(_kept(inputs, rows, origin, None)[0], minlength=len(rows))
+    return length
 
 
 def _split(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def _split_by_length(rows: np.ndarray, length: np.ndarray, size: int) -> list[np.ndarray]:
+    """Sort rows by length and cut them into batches of at most `size` that waste at most MAX_PADDING.
+
+    The few longest histories differ most: they come in smaller batches, of an eighth of `size` at least.
+    """
+    order = np.argsort(length, kind="stable")
+    rows, length = rows[order], length[order]
+    total = np.r_[0, np.cumsum(length)]
+    batches, i = [], 0
+    while i < len(rows):
+        n = np.arange(1, min(size, len(rows) - i) + 1)
+        padding = 1 - (total[i + n] - total[i]) / np.maximum(n * length[i + n - 1], 1)
+        is_fine = (padding <= MAX_PADDING) | (n <= max(size // 8, 1))
+        taken = int(n[is_fine][-1])
+        batches.append(rows[i : i + taken])
+        i += taken
+    return batches
 
 
 def _drawn(samples: Samples, per_user: int | None, seed: int) -> np.ndarray:
