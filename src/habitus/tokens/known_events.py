@@ -3,6 +3,7 @@
 E = 10 + 4 x types. Columns: weekday (7, Monday first) · sine and cosine of the day of the year (2) · public holiday (1)
 · per event type: is on, days since the last start, days to the next start (both clipped at 14, divided by 14; 1 = none
 near), log strength. Future days do not see each other, so the day before a sale carries it in its own columns.
+Past days know only events that began by the cut-off: another future then leaves an encoded past as it was.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def shared_table(known: KnownEvents, cutoff: int, first_day: int, n_days: int) -
     usable = np.flatnonzero(known.is_shared & (known.type >= 0) & (known.announced_at <= cutoff))
     for row in usable:
         columns = CLOCK + PER_TYPE * known.type[row]
-        _merge(table[:, columns : columns + PER_TYPE], _block(known, row, days))
+        _merge(table[:, columns : columns + PER_TYPE], _block(known, row, days, np.asarray(cutoff)))
     if HOLIDAY in known.types:
         table[:, 9] = table[:, CLOCK + PER_TYPE * known.types.index(HOLIDAY)]
     return table
@@ -107,7 +108,7 @@ def add_audience_events(
         columns = (CLOCK + PER_TYPE * known.type[r])[:, None] + np.arange(PER_TYPE)
         place = (b[:, None, None], np.arange(days.shape[1])[None, :, None], columns[:, None, :])
         block = table[place]
-        _merge(block, _block(known, r, days[b]))
+        _merge(block, _block(known, r, days[b], cutoffs[b]))
         table[place] = block
 
 
@@ -133,12 +134,13 @@ def notable_days(
     return sample[inside], day[inside]
 
 
-def _block(known: KnownEvents, row: np.ndarray, days: np.ndarray) -> np.ndarray:
-    """Give the four columns of event rows on days: [..., n, 4]."""
+def _block(known: KnownEvents, row: np.ndarray, days: np.ndarray, cutoff: np.ndarray) -> np.ndarray:
+    """Give the four columns of event rows on days: [..., n, 4]; up to the cut-off, later starts are unseen."""
     start, end = known.start[row][..., None], known.end[row][..., None]
     is_on = (days >= start) & (days <= end)
     since = np.where(days >= start, np.minimum(days - start, NEAR), NEAR) / NEAR
-    to_next = np.where(days < start, np.minimum(start - days, NEAR), NEAR) / NEAR
+    is_seen = (days > cutoff[..., None]) | (start <= cutoff[..., None])
+    to_next = np.where((days < start) & is_seen, np.minimum(start - days, NEAR), NEAR) / NEAR
     strength = np.where(is_on, known.log_strength[row][..., None], 0.0)
     return np.stack([is_on, since, to_next, strength], axis=-1).astype(np.float32)
 

@@ -78,7 +78,7 @@ def prepare(
     return Inputs(
         spec=spec,
         table=table,
-        columns=check_fits(spec, table, str(store.path)),
+        columns=check_fits(spec, store, table),
         known=known,
         shared=shared,
         cutoff_place=cutoff_place,

@@ -120,6 +120,7 @@ class InputSpec:
     Two specs with one fingerprint turn the same log into the same tensors.
     """
 
+    schema: str  # the name of the schema it was fitted under
     tokens: TokenConfig
     horizon: int  # F, days
     features: tuple[str, ...]  # A day-token columns
@@ -142,6 +143,7 @@ class InputSpec:
     def to_json(self) -> dict[str, Any]:
         """Give plain values."""
         return {
+            "schema": self.schema,
             "tokens": self.tokens.model_dump(mode="json"),
             "horizon": self.horizon,
             "features": list(self.features),
@@ -156,6 +158,7 @@ class InputSpec:
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Read what `to_json` gave. Errors: `ConfigError` or `TargetError` when a value does not fit."""
         return cls(
+            values["schema"],
             TokenConfig.parse(values["tokens"], where="spec.json"),
             int(values["horizon"]),
             tuple(values["features"]),
@@ -193,6 +196,7 @@ def fit_spec(
         rows = np.sort(generator(seed, "spec samples").choice(len(samples), FIT_ROWS, replace=False))
         samples = samples.take(rows)
     return InputSpec(
+        schema=store.schema.name,
         tokens=config,
         horizon=horizon,
         features=table.features,
@@ -204,21 +208,27 @@ def fit_spec(
     )
 
 
-def check_fits(spec: InputSpec, table: DayTable, where: str) -> np.ndarray:
+def check_fits(spec: InputSpec, store: Store, table: DayTable) -> np.ndarray:
     """Give, per feature of the spec, its column in a store's day table, -1 for an event type the store has not seen.
 
-    Errors: `FingerprintError` when the store shares no feature with the spec.
+    Errors: `FingerprintError` when the store has another schema, or lacks an amount, items or sessions.
     """
-    place = {name: j for j, name in enumerate(table.features)}
-    columns = np.array([place.get(name, -1) for name in spec.features], dtype=np.int64)
-    if (columns < 0).all() or not any(name.startswith("count(") and name in place for name in spec.features):
+    if store.schema.name != spec.schema:
         raise FingerprintError(
-            f"a store with day tokens such as {', '.join(spec.features[:4])}",
-            ", ".join(table.features[:4]) or "none",
-            where=where,
-            fix="use the store the model was trained on, or one of the same schema",
+            f"a store of schema {spec.schema!r}, which the model was fitted on",
+            f"schema {store.schema.name!r}",
+            where=str(store.path),
+            fix="use the store the model was trained on, or a later one of the same schema",
         )
-    return columns
+    place = {name: j for j, name in enumerate(table.features)}
+    amounts = {name[4:].partition(" of ")[0] for name in spec.features if name.startswith("sum(")}
+    needed = [n for n in ("items", "sessions") if n in spec.features and n not in place]
+    absent = sorted(amounts - set(store.amounts)) + needed
+    if absent:
+        raise FingerprintError(
+            f"a log with {', '.join(absent)}", "a log without", where=str(store.path), fix="ingest with the same schema"
+        )
+    return np.array([place.get(name, -1) for name in spec.features], dtype=np.int64)
 
 
 def _rows_seen(store: Store, table: DayTable, samples: Samples, seed: int) -> np.ndarray:

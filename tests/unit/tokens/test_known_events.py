@@ -40,8 +40,15 @@ def test_event_columns_by_hand():
     table = _table(calendar, 0, START, START, 5)[:, CLOCK:]
     assert table[:, 0].tolist() == [0, 0, 1, 1, 0]
     assert np.allclose(table[:, 1] * 14, [14, 14, 0, 1, 2])
-    assert np.allclose(table[:, 2] * 14, [2, 1, 14, 14, 14])
+    assert np.allclose(table[:, 2] * 14, [14, 1, 14, 14, 14])
     assert np.allclose(table[:, 3], [0, 0, np.log(2), np.log(2), 0])
+
+
+def test_past_days_do_not_see_events_that_begin_after_the_cutoff():
+    calendar = _calendar({"type": "sale", "start": "2020-03-04"})
+    with_sale, without = _table(calendar, 0, START, START - 5, 12), _table(Calendar.empty(), 0, START, START - 5, 12)
+    assert np.array_equal(with_sale[:6], without[:6])
+    assert with_sale[6, CLOCK + 2] * 14 == pytest.approx(1)
 
 
 def test_event_announced_after_the_cutoff_is_invisible():
@@ -73,7 +80,7 @@ def test_overlapping_events_of_a_type_merge_to_the_strongest_and_nearest():
     assert np.array_equal(mixed, shared)
     column = mixed[:, CLOCK:]
     assert np.allclose(column[1:5, 3], np.log([0.5, 0.5, 4.0, 0.5]))
-    assert np.allclose(column[:3, 2] * 14, [1, 2, 1])
+    assert np.allclose(column[1:3, 2] * 14, [2, 1])
 
 
 def test_unknown_type_changes_nothing():
