@@ -1,3 +1,54 @@
-"""habitus: models of user behaviour, from a raw log to a forecast."""
+"""habitus: models of user behaviour, from a raw log to a forecast.
+
+What will each user do next, and how would a known coming event change it? Every verb is a function here, a command of
+the same name, and a page of the guide:
+
+    store = habitus.ingest("online_retail", "shop.store")
+    run = habitus.train("recipes/online_retail_lumos.toml", store="shop.store")
+    habitus.evaluate(run), habitus.predict(run, ...), habitus.whatif(run, ...), habitus.report(run)
+
+Names load on first use, so `import habitus` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Calendar": "habitus.data.calendar",
+    "Cutoffs": "habitus.data.cutoffs",
+    "EventLog": "habitus.data.log",
+    "HabitusError": "habitus.core.errors",
+    "Lumos": "habitus.models.lumos",
+    "LumosConfig": "habitus.models.lumos",
+    "Recipe": "habitus.tasks.recipe",
+    "Schema": "habitus.data.schema",
+    "Store": "habitus.data.store",
+    "Target": "habitus.data.targets",
+    "World": "habitus.data.sources.simulator",
+    "append": "habitus.tasks.ingest",
+    "embed": "habitus.tasks.embed",
+    "evaluate": "habitus.tasks.evaluate",
+    "ingest": "habitus.tasks.ingest",
+    "predict": "habitus.tasks.predict",
+    "report": "habitus.tasks.report",
+    "train": "habitus.tasks.train",
+    "whatif": "habitus.tasks.whatif",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'habitus' has no attribute {name!r}; there are: {', '.join(_HOMES)}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,41 @@
+"""habitus append: later days join a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from habitus.cli.options import Audiences, CalendarFile, Folder, Items, MemoryLimit, Profiles, Query, Sources
+
+
+def append(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="The store to add to.")],
+    source: Sources,
+    calendar: CalendarFile = None,
+    audiences: Audiences = None,
+    profiles: Profiles = None,
+    items: Items = None,
+    folder: Folder = None,
+    query: Query = None,
+    memory_limit: MemoryLimit = "4GB",
+) -> None:
+    """Add later days to a store.
+
+    The result is as if all had been ingested at once; a killed append leaves the old store.
+    """
+    import habitus.tasks.ingest as task
+
+    opened = task.append(
+        store,
+        source,
+        calendar=calendar,
+        audiences=audiences,
+        profiles=profiles,
+        items=items,
+        folder=folder,
+        query=query,
+        memory_limit=memory_limit,
+    )
+    typer.echo(task.summary(opened))

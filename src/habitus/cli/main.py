@@ -1,0 +1,51 @@
+"""The command `habitus`: one verb per file, nothing heavy loaded until a verb runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import habitus
+from habitus.cli.append import append
+from habitus.cli.embed import embed
+from habitus.cli.evaluate import evaluate
+from habitus.cli.failures import guarded
+from habitus.cli.ingest import ingest
+from habitus.cli.predict import predict
+from habitus.cli.report import report
+from habitus.cli.simulate import simulate
+from habitus.cli.train import train
+from habitus.cli.whatif import whatif
+
+VERBS = (ingest, append, train, evaluate, predict, whatif, embed, report, simulate)
+
+app = typer.Typer(
+    name="habitus",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in VERBS:
+    app.command()(guarded(verb))
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"habitus {habitus.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What will each user do next, and how would a known coming event change it?
+
+    A log becomes a store (ingest), a store and a recipe become a run (train), and a run answers: evaluate, predict,
+    whatif, embed, report.
+    """

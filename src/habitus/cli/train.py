@@ -1,0 +1,33 @@
+"""habitus train: a recipe becomes a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from habitus.cli.options import StorePath
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: one complete run as TOML.")],
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder [default: runs/NAME].")] = None,
+    store: StorePath = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Train these seeds instead of the recipe's.")
+    ] = None,
+) -> None:
+    """Train a recipe, or resume.
+
+    The same command again goes on from the last checkpoint.
+    """
+    from habitus.core.errors import ConfigError
+    from habitus.tasks.train import train as run
+
+    try:
+        chosen = None if seeds is None else tuple(int(part) for part in seeds.split(","))
+    except ValueError:
+        raise ConfigError("whole numbers with commas between, such as 0,1,2", repr(seeds), where="--seeds") from None
+    trained = run(recipe, out=out, store=store, seeds=chosen)
+    typer.echo(f"trained {trained.path}; next\n  habitus evaluate {trained.path}")
