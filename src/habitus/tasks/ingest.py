@@ -131,16 +131,16 @@ def raw_of(source: Any, query: str | None = None) -> Any:
     """Give what `EventLog` takes as events: paths, a table, or a query on PostgreSQL or on a DuckDB file."""
     address = _only(source)
     if isinstance(address, str) and address.startswith(POSTGRES):
-        from habitus.data.sources.databases import PostgreSQLQuery
-
         if query is None:
             raise SourceError("a query to read", "none", where=_label(source), fix='add --query "SELECT ... FROM ..."')
+        from habitus.data.sources.databases import PostgreSQLQuery
+
         return PostgreSQLQuery(address, query)
     if isinstance(address, str | Path) and Path(address).suffix in DUCKDB:
-        from habitus.data.sources.databases import DuckDBTable
-
         if query is None:
             raise SourceError("a table or query to read", "none", where=str(address), fix="add --query TABLE")
+        from habitus.data.sources.databases import DuckDBTable
+
         return DuckDBTable(Path(address), query)
     return source
 

@@ -1,0 +1,57 @@
+"""The public names of `habitus`: written down here, so that adding or losing one is a decision."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import habitus
+
+PUBLIC = {
+    # the road: a log and its parts
+    "Schema",
+    "EventLog",
+    "Calendar",
+    "Store",
+    "Cutoffs",
+    "Target",
+    "World",
+    # the verbs, each also a command
+    "ingest",
+    "append",
+    "train",
+    "evaluate",
+    "predict",
+    "whatif",
+    "embed",
+    "report",
+    # models and runs
+    "Recipe",
+    "Lumos",
+    "LumosConfig",
+    # the rest
+    "HabitusError",
+    "__version__",
+}
+
+
+def test_the_list_is_this_one():
+    assert set(habitus.__all__) == PUBLIC
+    assert len(habitus.__all__) == len(PUBLIC)
+    assert set(dir(habitus)) == PUBLIC
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC - {"__version__"}))
+def test_each_name_resolves_and_says_what_it_is(name: str):
+    value = getattr(habitus, name)
+    assert inspect.isclass(value) or inspect.isfunction(value)
+    assert value.__name__ == name
+    own = value.__doc__ or ""
+    assert len(own.split()) >= 4, f"habitus.{name} has no docstring that says what it does"
+    assert getattr(habitus, name) is value
+
+
+def test_an_unknown_name_lists_the_known():
+    with pytest.raises(AttributeError, match=r"no attribute 'Shcema'.*Schema"):
+        habitus.Shcema  # noqa: B018

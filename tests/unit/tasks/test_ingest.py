@@ -1,0 +1,66 @@
+"""Naming a log: registry names, files, tables and databases all become one EventLog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from habitus.core.errors import ConfigError, SourceError
+from habitus.data.calendar import Calendar
+from habitus.data.schema import Schema
+from habitus.data.sources.simulator import ready_made, write
+from habitus.tasks.ingest import ingest, log_of, raw_of, summary
+
+SCHEMA = {"events": {"user": "who", "time": "when", "type": {"constant": "visit"}}}
+TABLE = pl.DataFrame({"who": ["a", None, "b"], "when": ["2024-05-01", "2024-05-02", "2024-05-02"]})
+
+
+def test_a_known_source_brings_its_schema_and_calendar():
+    log = log_of("online_retail")
+    assert log.schema.time_zone == "Europe/London"
+    assert "holiday" in log.calendar.types
+    other = Schema.parse(SCHEMA)
+    assert log_of("online_retail", schema=other).schema is other
+
+
+def test_a_known_source_reads_the_folder_it_is_given(tmp_path: Path):
+    folder = write(ready_made("effects", n_users=20, n_days=70), tmp_path / "world")
+    assert log_of("simulator", folder=folder).schema.name == "simulated world"
+    with pytest.raises(SourceError, match="--folder"):
+        log_of("simulator")
+
+
+def test_a_name_that_is_neither_is_explained():
+    with pytest.raises(ConfigError, match="did you mean 'oulad'"):
+        log_of("oulda")
+    with pytest.raises(ConfigError, match="--infer"):
+        log_of("events.parquet")
+    with pytest.raises(ConfigError, match="a schema"):
+        log_of(TABLE)
+
+
+def test_databases_need_a_query(tmp_path: Path):
+    with pytest.raises(SourceError) as caught:
+        raw_of("postgresql://me:secret@localhost/shop")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(SourceError, match="--query"):
+        raw_of([str(tmp_path / "shop.duckdb")])
+
+
+def test_tables_given_replace_those_of_the_source(tmp_path: Path):
+    calendar = Calendar.build([{"type": "sale", "start": "2024-05-01"}])
+    store = ingest(TABLE, tmp_path / "a.store", schema=SCHEMA, calendar=calendar, max_rejected=0.5)
+    assert store.calendar.types == ("sale",)
+    calendar.write(tmp_path / "calendar.csv")
+    again = ingest(TABLE, tmp_path / "b.store", schema=SCHEMA, calendar=tmp_path / "calendar.csv", max_rejected=0.5)
+    assert again.fingerprint == store.fingerprint
+
+
+def test_the_summary_adds_up_and_names_the_reasons(tmp_path: Path):
+    store = ingest(TABLE, tmp_path / "a.store", schema=SCHEMA, max_rejected=0.5)
+    text = summary(store)
+    assert "3 = 2 kept + 1 rejected" in text
+    assert "no user" in text
+    assert "2024-05-01 to 2024-05-02" in text
