@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from habitus.cli.options import Audiences, CalendarFile, Folder, Items, MemoryLimit, Profiles, Query, Sources
+from habitus.cli.options import Audiences, CalendarFile, Folder, Items, MemoryLimit, Profiles, Query, Sources, Table
 
 
 def append(
@@ -19,6 +19,7 @@ def append(
     items: Items = None,
     folder: Folder = None,
     query: Query = None,
+    table: Table = None,
     memory_limit: MemoryLimit = "4GB",
 ) -> None:
     """Add later days to a store.
@@ -36,6 +37,7 @@ def append(
         items=items,
         folder=folder,
         query=query,
+        table=table,
         memory_limit=memory_limit,
     )
     typer.echo(task.summary(opened))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from habitus.cli.options import Audiences, CalendarFile, Folder, Items, MemoryLimit, Profiles, Query, Sources
+from habitus.cli.options import Audiences, CalendarFile, Folder, Items, MemoryLimit, Profiles, Query, Sources, Table
 
 
 def ingest(
@@ -25,6 +25,7 @@ def ingest(
     items: Items = None,
     folder: Folder = None,
     query: Query = None,
+    table: Table = None,
     max_rejected: Annotated[
         float | None,
         typer.Option(metavar="SHARE", help="Stop when more of the rows are unusable [default: the schema's]."),
@@ -40,7 +41,7 @@ def ingest(
     from habitus.core.errors import ConfigError
 
     if infer:
-        path = task.infer(source, schema or Path(source[0]).with_suffix(".toml").name, folder=folder, query=query)
+        path = task.infer(source, schema or Path(source[0]).with_suffix(".toml").name, query=query, table=table)
         typer.echo(
             f"wrote {path}: read it, mend it, then run\n  habitus ingest {' '.join(source)} --schema {path} --out STORE"
         )
@@ -57,6 +58,7 @@ def ingest(
         items=items,
         folder=folder,
         query=query,
+        table=table,
         max_rejected=max_rejected,
         memory_limit=memory_limit,
         replace=replace,

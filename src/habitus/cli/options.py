@@ -26,9 +26,8 @@ Sources = Annotated[
     ),
 ]
 Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files of a known source lie.")]
-Query = Annotated[
-    str | None, typer.Option(metavar="SQL", help="What to read from a database: a SELECT, or a table of a DuckDB file.")
-]
+Query = Annotated[str | None, typer.Option(metavar="SQL", help="What to read from PostgreSQL.")]
+Table = Annotated[str | None, typer.Option(metavar="NAME", help="The table of a DuckDB file to read.")]
 CalendarFile = Annotated[Path | None, typer.Option("--calendar", metavar="FILE", help="Known events (CSV or Parquet).")]
 Audiences = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Users of each audience in the calendar (CSV or Parquet).")

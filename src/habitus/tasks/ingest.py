@@ -32,6 +32,7 @@ def ingest(
     items: Any = None,
     folder: str | Path | None = None,
     query: str | None = None,
+    table: str | None = None,
     max_rejected: float | None = None,
     memory_limit: str | int = "4GB",
     replace: bool = False,
@@ -42,8 +43,9 @@ def ingest(
     ----------
     source
         An `EventLog`; the name of a known source (`online_retail`, `complete_journey`, ...), with `folder` where its
-        files lie; paths of Parquet, CSV or JSON-lines files, or a glob; a DuckDB file or a `postgresql://` address,
-        each with `query`; or any table that speaks the Arrow PyCapsule protocol (Polars, pandas, Arrow, DuckDB).
+        files lie; paths of Parquet, CSV or JSON-lines files, or a glob; a DuckDB file with `table`; a
+        `postgresql://` address with `query`; or any table that speaks the Arrow PyCapsule protocol (Polars, pandas,
+        Arrow, DuckDB).
     out
         The folder to make. It appears complete or not at all.
     schema
@@ -71,7 +73,7 @@ def ingest(
     """
     from habitus.data.ingest import ingest as write
 
-    log = log_of(source, schema=schema, folder=folder, query=query)
+    log = log_of(source, schema=schema, folder=folder, query=query, table=table)
     log = _with_tables(log, calendar, audiences, profiles, items)
     if max_rejected is not None:
         _check_share(max_rejected)
@@ -89,6 +91,7 @@ def append(
     items: Any = None,
     folder: str | Path | None = None,
     query: str | None = None,
+    table: str | None = None,
     memory_limit: str | int = "4GB",
 ) -> Store:
     """Add later days to a store: the same store as one ingest of everything; a killed append leaves the old one.
@@ -99,7 +102,7 @@ def append(
     from habitus.data.append import append as write
     from habitus.data.store import Store
 
-    log = log_of(source, schema=Store.open(store).schema, folder=folder, query=query)
+    log = log_of(source, schema=Store.open(store).schema, folder=folder, query=query, table=table)
     return write(_with_tables(log, calendar, audiences, profiles, items), store, memory_limit=memory_limit)
 
 
@@ -109,6 +112,7 @@ def log_of(
     schema: Any = None,
     folder: str | Path | None = None,
     query: str | None = None,
+    table: str | None = None,
 ) -> EventLog:
     """Turn whatever names a log into an `EventLog`. Arguments and errors as in `ingest`."""
     from habitus.data.log import EventLog
@@ -124,28 +128,28 @@ def log_of(
             where=_label(source),
             fix="give --schema FILE, or have one proposed: habitus ingest SOURCE --infer --schema FILE",
         )
-    return EventLog(given, raw_of(source, query))
+    return EventLog(given, raw_of(source, query, table))
 
 
-def raw_of(source: Any, query: str | None = None) -> Any:
-    """Give what `EventLog` takes as events: paths, a table, or a query on PostgreSQL or on a DuckDB file."""
+def raw_of(source: Any, query: str | None = None, table: str | None = None) -> Any:
+    """Give what `EventLog` takes as events: paths, a table, a query on PostgreSQL, or a table of a DuckDB file."""
     address = _only(source)
     if isinstance(address, str) and address.startswith(POSTGRES):
         if query is None:
             raise SourceError("a query to read", "none", where=_label(source), fix='add --query "SELECT ... FROM ..."')
-        from habitus.data.sources.databases import PostgreSQLQuery
+        from habitus.data.sources.postgresql import PostgreSQLQuery
 
         return PostgreSQLQuery(address, query)
     if isinstance(address, str | Path) and Path(address).suffix in DUCKDB:
-        if query is None:
-            raise SourceError("a table or query to read", "none", where=str(address), fix="add --query TABLE")
-        from habitus.data.sources.databases import DuckDBTable
+        if table is None:
+            raise SourceError("the table to read", "none", where=str(address), fix="add --table NAME")
+        from habitus.data.sources.duckdb_file import DuckDBTable
 
-        return DuckDBTable(Path(address), query)
+        return DuckDBTable(address, table)
     return source
 
 
-def infer(source: Any, path: str | Path, *, folder: str | Path | None = None, query: str | None = None) -> Path:
+def infer(source: Any, path: str | Path, *, query: str | None = None, table: str | None = None) -> Path:
     """Propose a schema from the first rows of a source and write it as TOML for a person to read and mend.
 
     Errors: `DiskError` when `path` exists; those of `ingest` for the source.
@@ -157,7 +161,7 @@ def infer(source: Any, path: str | Path, *, folder: str | Path | None = None, qu
     path = Path(path)
     if path.exists():
         raise DiskError("a new file", "it exists already", where=str(path), fix="choose another --schema, or remove it")
-    text = infer_schema(raw_of(source, query))
+    text = infer_schema(raw_of(source, query, table))
     with new_file(path) as beside:
         beside.write_text(text, "utf-8")
     return path

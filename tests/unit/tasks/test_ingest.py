@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 
@@ -41,12 +42,19 @@ def test_a_name_that_is_neither_is_explained():
         log_of(TABLE)
 
 
-def test_databases_need_a_query(tmp_path: Path):
+def test_databases_need_to_know_what_to_read(tmp_path: Path):
     with pytest.raises(SourceError) as caught:
         raw_of("postgresql://me:secret@localhost/shop")
     assert "secret" not in str(caught.value)
-    with pytest.raises(SourceError, match="--query"):
+    with pytest.raises(SourceError, match="--table"):
         raw_of([str(tmp_path / "shop.duckdb")])
+    with duckdb.connect(str(tmp_path / "shop.duckdb")) as connection:
+        connection.register("given", TABLE.to_arrow())
+        connection.execute("CREATE TABLE visits AS SELECT * FROM given")
+    store = ingest(tmp_path / "shop.duckdb", tmp_path / "a.store", schema=SCHEMA, table="visits", max_rejected=0.5)
+    assert store.n_events == 2
+    with pytest.raises(SourceError, match="did you mean 'visits'"):
+        ingest(tmp_path / "shop.duckdb", tmp_path / "b.store", schema=SCHEMA, table="visit")
 
 
 def test_tables_given_replace_those_of_the_source(tmp_path: Path):
