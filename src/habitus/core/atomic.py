@@ -24,7 +24,7 @@ def new_file(path: str | Path) -> Iterator[Path]:
     Errors: `DiskError` when the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{path.name}")
         try:
@@ -45,7 +45,7 @@ def new_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not replace:
         raise DiskError("a new path", "it exists already", where=str(path), fix="choose another path, or remove it")
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f"{PARTIAL}{uuid.uuid4().hex[:8]}-{path.name}")
         old = beside.with_name(beside.name + "-old")
@@ -83,7 +83,8 @@ def _sync(file: Path) -> None:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, or one that may not be written, inside the block into a `DiskError`."""
     try:
         yield
     except OSError as cause:

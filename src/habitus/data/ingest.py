@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from habitus.core.atomic import new_folder, write_json
-from habitus.data import codes, scan, stream
+from habitus.core.errors import ConfigError
+from habitus.data import codes, rejects, scan, stream
 from habitus.data.engine import open_engine
 from habitus.data.log import EventLog
+from habitus.data.manifest import make_manifest, write_tables
 from habitus.data.store import MANIFEST, Store
+from habitus.data.swap import adopt, changing, mark_alive, remove_dead
 from habitus.data.tables import seal
-
-if TYPE_CHECKING:
-    import duckdb
 
 
 def ingest(
@@ -54,38 +54,50 @@ def ingest(
     >>> import polars, tempfile
     >>> from habitus.data.schema import Schema
     >>> schema = Schema.parse({"events": {"user": "u", "time": "t", "type": {"constant": "visit"}}})
-    >>> log = EventLog(schema, polars.DataFrame({"u": ["a", "b", "a"], "t": ["2024-05-02", "2024-05-01", "2024-05-01"]}))
-    >>> store = ingest(log, tempfile.mkdtemp() + "/tiny.store")
+    >>> rows = polars.DataFrame({"u": ["a", "b", "a"], "t": ["2024-05-02", "2024-05-01", "2024-05-01"]})
+    >>> store = ingest(EventLog(schema, rows), tempfile.mkdtemp() + "/tiny.store")
     >>> store.n_users, store.n_events, store.users["user"].to_list()
     (2, 3, ['a', 'b'])
     """
-    with new_folder(path, replace=replace) as folder:
-        work = folder / "work"
-        engine = open_engine(work, memory_limit, threads)
-        try:
-            manifest = _write(engine, log, folder, work, n_shards)
-        finally:
-            engine.close()
-        shutil.rmtree(work)
-        write_json(folder / MANIFEST, manifest)
+    path = Path(path)
+    remove_dead(path)
+    if replace and path.exists():
+        with changing(path) as (_, staging):
+            manifest = build(log, staging, memory_limit, n_shards, threads)
+            adopt(staging, path, manifest)
+    else:
+        with new_folder(path) as folder:
+            mark_alive(folder)
+            manifest = build(log, folder, memory_limit, n_shards, threads)
+            write_json(folder / MANIFEST, manifest)
     return Store.open(path)
 
 
-def _write(
-    engine: duckdb.DuckDBPyConnection, log: EventLog, folder: Path, work: Path, n_shards: int | None
+def build(
+    log: EventLog, folder: Path, memory_limit: str | int, n_shards: int | None, threads: int | None
 ) -> dict[str, Any]:
-    """Fill `folder` with all files but the manifest; give the manifest."""
-    (folder / "tables").mkdir()
-    (folder / "shards").mkdir()
-    scanned = scan.scan(engine, log, work)
-    n_kept = scan.count_users(engine, scanned)
-    rejected_file = folder / "tables" / "rejected.parquet"
-    rejected = scan.write_rejected(engine, scanned, n_kept, rejected_file)
-    scan.check_rejected(engine, scanned, rejected, rejected_file)
-    scan.count_vocabularies(engine, scanned)
-    sizes = codes.index_users(engine, n_shards or stream.default_shards(n_kept))
-    codes.number_vocabularies(engine, scanned.vocabularies)
-    tables = codes.write_tables(engine, log, scanned, folder)
-    tables["rejected"] = seal(folder, rejected_file, "rejected")
-    shards = stream.write_shards(engine, scanned, sizes, folder)
-    return codes.manifest(engine, scanned, rejected, tables, shards)
+    """Fill `folder` with all files of a store but the manifest; give the manifest."""
+    if n_shards is not None and n_shards < 1:
+        raise ConfigError("at least 1 shard", str(n_shards), where="n_shards")
+    work = folder / "work"
+    for name in ("work", "tables", "shards"):
+        (folder / name).mkdir(exist_ok=True)
+    engine = open_engine(work, memory_limit, threads)
+    try:
+        scanned = scan.scan(engine, log, work)
+        scan.refuse_repeats(engine, scanned)
+        n_kept = scan.count_users(engine, scanned)
+        file = folder / "tables" / "rejected.parquet"
+        rejected = rejects.write_rejected(engine, scanned, n_kept, file)
+        rejects.check_rejected(engine, scanned, rejected, file)
+        scan.count_vocabularies(engine, scanned)
+        sizes = codes.index_users(engine, n_shards or stream.default_shards(n_kept))
+        for name in scanned.vocabularies:
+            codes.number_vocabulary(engine, name)
+        tables = write_tables(engine, log, scanned, folder) | {"rejected": seal(folder, file, "rejected")}
+        shards = stream.write_shards(stream.sorted_rows(engine, scanned, n_kept), sizes, scanned, folder)
+        manifest = make_manifest(engine, scanned, scanned.n_read, rejected, tables, shards)
+    finally:
+        engine.close()
+    shutil.rmtree(work)
+    return manifest

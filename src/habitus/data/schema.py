@@ -1,18 +1,21 @@
-"""Which column plays which part, in which units, and where the days begin: the contract between a raw log and a store."""
+"""Which column plays which part, in which units, and where the days begin: the contract of a raw log."""
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from habitus.core.config import Config, read_toml
 from habitus.core.errors import SchemaError, nearest
 
-NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+TAKEN = {"user", "time", "day", "type", "item", "session", "order", "key_high", "key_low"}
+TAKEN |= {"row", "file", "position", "raw", "reason", "idx", "is_local"}
 
 
 class Part(Config):
@@ -64,10 +67,9 @@ class Attribute(Part):
 
 
 def _plain_names(value: dict[str, Any]) -> dict[str, Any]:
-    taken = {"time", "day", "type", "item", "session", "user", "order", "key"}
     for name in value:
-        if not name.isidentifier() or name in taken:
-            raise ValueError(f"{name!r} must be a plain name and none of: {', '.join(sorted(taken))}")
+        if not name.isidentifier() or name in TAKEN:
+            raise ValueError(f"a plain name that is none of: {', '.join(sorted(TAKEN))}; not {name!r}")
     return value
 
 
@@ -101,8 +103,6 @@ class Events(Config):
     @field_validator("time_range")
     @classmethod
     def _ordered_days(cls, value: tuple[str, str] | None) -> tuple[str, str] | None:
-        import datetime
-
         if value is not None:
             first, last = (datetime.date.fromisoformat(day) for day in value)
             if first > last:
@@ -119,7 +119,7 @@ class Events(Config):
 
 
 class Table(Config):
-    """A table of attributes: of users (`[profile]`) or of items (`[items]`), from the events or from a table of its own.
+    """A table of attributes, of users (`[profile]`) or items (`[items]`), from the events or from a table of its own.
 
     From the events, a user's attribute is the value in the user's first row, an item's attribute the first value that
     is not missing: so nothing that happens later can change it.
@@ -127,7 +127,7 @@ class Table(Config):
 
     from_: Annotated[Literal["events", "table"], Field(alias="from")] = "events"
     key: str | None = None
-    columns: dict[str, Annotated[Attribute, BeforeValidator(lambda v: v)]] = Field(default_factory=dict)
+    columns: dict[str, Attribute] = Field(default_factory=dict)
     as_of_end: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -140,8 +140,8 @@ class Table(Config):
 class Schema(Config):
     """Declares how a raw log is read. Kinds are declared here and never guessed at run time.
 
-    Errors: `ConfigError` for a malformed file or an unknown key; `SchemaError` for an unknown time zone, or a column that
-    was written after the fact (`as_of_end`) and is used as a part.
+    Errors: `ConfigError` for a malformed file or an unknown key; `SchemaError` for an unknown time zone, or a column
+    that was written after the fact (`as_of_end`) and is used as a part.
 
     >>> schema = Schema.parse({"time_zone": "UTC", "events": {"user": "u", "time": "t", "type": {"constant": "visit"}}})
     >>> schema.events.user.column
@@ -158,28 +158,75 @@ class Schema(Config):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str = "schema") -> Schema:
-        schema = super().parse(values, where=where)
-        _check_zone(schema.time_zone, where)
-        return schema
+        try:
+            return super().parse(values, where=where)
+        except SchemaError as cause:
+            place = f"{where}: {cause.where}"
+            raise SchemaError(cause.expected, cause.found, where=place, fix=cause.fix) from None
+
+    @model_validator(mode="after")
+    def _sound(self) -> Schema:
+        _check_zone(self.time_zone)
+        for place, part in self.parts().items():
+            _refuse_after_the_fact(place, part, self._after_the_fact())
+        return self
 
     @classmethod
     def read(cls, path: str | Path) -> Schema:
         """Read a schema from a TOML file."""
         return cls.parse(read_toml(path), where=str(path))
 
-    @property
-    def zone(self) -> ZoneInfo:
-        return ZoneInfo(self.time_zone)
+    def parts(self) -> dict[str, Part]:
+        """List every part of every table, by its place in the schema."""
+        events = self.events
+        found: dict[str, Part | None] = {
+            f"events.{name}": getattr(events, name) for name in ("user", "time", "type", "item", "session", "order")
+        }
+        for group in ("amounts", "categories", "text"):
+            found |= {f"events.{group}.{name}": part for name, part in getattr(events, group).items()}
+        for group, table in (("profile", self.profile), ("items", self.items)):
+            if table is not None:
+                found |= {f"{group}.columns.{name}": part for name, part in table.columns.items()}
+        return {place: part for place, part in found.items() if part is not None}
+
+    def event_parts(self) -> dict[str, Part]:
+        """List the parts that read raw event columns: all but those of tables of their own."""
+        apart = [
+            g for g, table in (("profile", self.profile), ("items", self.items)) if table and table.from_ == "table"
+        ]
+        return {place: part for place, part in self.parts().items() if place.split(".")[0] not in apart}
 
     def dump(self) -> dict[str, Any]:
         """Give the mapping that `parse` reads back: only what differs from the defaults."""
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
+    def _after_the_fact(self) -> set[str]:
+        tables = (table for table in (self.events, self.profile, self.items) if table is not None)
+        return {column for table in tables for column in table.as_of_end}
 
-def _check_zone(name: str, where: str) -> None:
+
+def mentions(sql: str, column: str) -> bool:
+    """Say whether an expression mentions a column.
+
+    >>> mentions("Quantity * UnitPrice", "Quantity"), mentions("Quantity * UnitPrice", "Unit")
+    (True, False)
+    """
+    return re.search(rf"(?<!\w){re.escape(column)}(?!\w)", sql, re.IGNORECASE) is not None
+
+
+def _refuse_after_the_fact(place: str, part: Part, columns: set[str]) -> None:
+    for column in sorted(columns):
+        if part.column == column or (part.sql is not None and mentions(part.sql, column)):
+            raise SchemaError(
+                "a column that was known when the event happened", f"{column!r}, declared as_of_end",
+                where=place, fix="leave it out: it was written after the fact and would leak the future",
+            )  # fmt: skip
+
+
+def _check_zone(name: str) -> None:
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):
         meant = nearest(name, available_timezones())
         fix = f"did you mean {meant!r}?" if meant else "see zoneinfo.available_timezones()"
-        raise SchemaError("an IANA time zone", repr(name), where=f"{where}: time_zone", fix=fix) from None
+        raise SchemaError("an IANA time zone", repr(name), where="time_zone", fix=fix) from None

@@ -12,12 +12,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 DTYPES = {"time": "<i8", "day": "<i4", "type": "<i4", "item": "<i4", "session": "<i8", "order": "<i8"}
 KEYS = ("key_high", "key_low")
+TEXT_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class ShardFile:
     def write(self, name: str, at: int, values: np.ndarray) -> None:
         """Put values at row `at` of a column."""
         dtype = self.dtypes[name]
-        data = memoryview(np.ascontiguousarray(values, dtype)).cast("B")
+        data = np.ascontiguousarray(values, dtype).view(np.uint8).data
         place = self._places[name] + at * dtype.itemsize
         while len(data):
             done = os.pwrite(self._handle.fileno(), data, place)
@@ -67,6 +71,44 @@ class ShardFile:
 
     def close(self) -> None:
         self._handle.close()
+
+
+class TextFile:
+    """The text columns of a shard: an Arrow IPC file of record batches of `TEXT_ROWS` rows, the last one shorter."""
+
+    def __init__(self, path: Path, names: tuple[str, ...]) -> None:
+        import pyarrow as pa
+
+        self.path = path
+        self._schema = pa.schema([pa.field(name, pa.large_string()) for name in names])
+        self._writer = pa.ipc.new_file(str(path), self._schema)
+        self._waiting = self._schema.empty_table()
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Add rows; columns beside the text columns are ignored."""
+        import pyarrow as pa
+
+        chosen = pa.Table.from_batches([rows]).select(self._schema.names).cast(self._schema)
+        self._waiting = pa.concat_tables([self._waiting, chosen])
+        while self._waiting.num_rows >= TEXT_ROWS:
+            self._put(self._waiting.slice(0, TEXT_ROWS))
+            self._waiting = self._waiting.slice(TEXT_ROWS)
+
+    def close(self) -> None:
+        if self._waiting.num_rows:
+            self._put(self._waiting)
+        self._writer.close()
+
+    def _put(self, rows: pa.Table) -> None:
+        self._writer.write_table(rows.combine_chunks(), TEXT_ROWS)
+
+
+def map_text(path: Path) -> pa.Table:
+    """Memory-map the text columns of a shard."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
 
 
 def map_shard(path: Path) -> dict[str, np.ndarray]:

@@ -13,10 +13,11 @@ import numpy as np
 
 from habitus.core.errors import StoreError, nearest
 from habitus.data.schema import Schema
-from habitus.data.shards import map_shard, sha256
+from habitus.data.shards import map_shard, map_text, sha256
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -26,9 +27,10 @@ MANIFEST = "manifest.json"
 class Shard:
     """The rows of users `first_user` .. `first_user + n_users - 1`, sorted by user, time, source order.
 
-    Rows of user `first_user + j` are `offsets[j]:offsets[j + 1]`. `time` is int64 microseconds UTC, `day` int32 days since
-    1970-01-01 in the schema's zone, `type`, `item` and categories are codes (-1: missing), `session` is int64
-    (-1: missing), amounts are float64 (NaN: missing). All columns are memory-mapped and read-only.
+    Rows of user `first_user + j` are `offsets[j]:offsets[j + 1]` (int64 [n_users + 1]). `time` is int64 microseconds
+    UTC, `day` int32 days since 1970-01-01 in the schema's zone, `type`, `item` and categories are int32 codes (-1:
+    missing), `session` is int64 (-1: missing), amounts are float64 (NaN: missing), text is an Arrow array of large
+    strings. All columns are memory-mapped and read-only.
     """
 
     first_user: int
@@ -40,6 +42,7 @@ class Shard:
     session: np.ndarray | None = None
     amounts: Mapping[str, np.ndarray] = field(default_factory=dict)
     categories: Mapping[str, np.ndarray] = field(default_factory=dict)
+    text: Mapping[str, pa.ChunkedArray] = field(default_factory=dict)
 
     @property
     def n_users(self) -> int:
@@ -54,6 +57,8 @@ class Shard:
 class Store:
     """A store that was opened: small tables on demand, shards by memory map. Nothing here writes.
 
+    `fingerprint` covers the schema and every kept value: equal fingerprints mean equal stores.
+
     Errors: `StoreError` when a folder is not a store, is of another format version, or lacks a file.
     """
 
@@ -63,7 +68,7 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
-        """Open a store. It stays usable while an append runs; open it again to see the appended rows."""
+        """Open a store. An append replaces files, so open it again after one."""
         path = Path(path)
         manifest = read_manifest(path)
         return cls(path, manifest, Schema.parse(manifest["schema"], where=str(path / MANIFEST)))
@@ -91,7 +96,7 @@ class Store:
 
     @property
     def last_day(self) -> int:
-        """The last complete day, in days since 1970-01-01: the last with an event, or the one before if that is partial."""
+        """The last complete day, in days since 1970-01-01: the day before the last one if that is declared partial."""
         return self.manifest["days"]["last_complete"]
 
     @property
@@ -164,6 +169,7 @@ class Store:
         np.cumsum(self._counts[first : first + n_users], out=offsets[1:])
         try:
             columns = map_shard(self.path / entry["file"])
+            text = map_text(self.path / entry["text"]["file"]) if "text" in entry else None
         except (OSError, ValueError) as cause:
             raise _missing(self.path / entry["file"], cause) from cause
         return Shard(
@@ -176,10 +182,11 @@ class Store:
             columns.get("session"),
             {name: columns[name] for name in self.amounts},
             {name: columns[name] for name in self.categories},
+            {name: text.column(name) for name in text.column_names} if text is not None else {},
         )
 
     def check(self) -> None:
-        """Read every file and compare its hash with the manifest. Errors: `StoreError` naming the first that differs."""
+        """Compare the hash of every file with the manifest. Errors: `StoreError`, naming the first that differs."""
         for entry in files_of(self.manifest):
             file = self.path / entry["file"]
             if not file.is_file() or sha256(file) != entry["sha256"]:
@@ -218,8 +225,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def files_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """List every file entry of a manifest."""
-    shards = [part for shard in manifest["shards"] for part in (shard, *shard.get("text", {}).values())]
-    return [*shards, *manifest["vocabularies"].values(), *manifest["tables"].values()]
+    texts = [shard["text"] for shard in manifest["shards"] if "text" in shard]
+    return [*manifest["shards"], *texts, *manifest["vocabularies"].values(), *manifest["tables"].values()]
 
 
 def _missing(file: Path, cause: Exception) -> StoreError:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from habitus.core.errors import SourceError
 from habitus.core.progress import bar
 from habitus.data import zones
+from habitus.data.codes import Size
 from habitus.data.engine import engine_errors, quoted
 from habitus.data.scan import Scan
 from habitus.data.schema import Schema
-from habitus.data.shards import Columns, ShardFile
+from habitus.data.shards import KEYS, Columns, ShardFile, TextFile
 from habitus.data.tables import seal
 
 if TYPE_CHECKING:
@@ -42,88 +43,104 @@ def columns_of(schema: Schema) -> Columns:
     )
 
 
-def sorted_sql(engine: duckdb.DuckDBPyConnection, scanned: Scan) -> str:
-    """Write the query of pass 2: codes for texts, sorted by user index, time, declared order, source order."""
-    schema = scanned.schema
-    events = schema.events
-    low, high = engine.execute("SELECT min(first_time), max(last_time) FROM users").fetchall()[0]
+def sorted_rows(engine: duckdb.DuckDBPyConnection, scanned: Scan, n_rows: int) -> Iterator[pa.RecordBatch]:
+    """Stream the kept rows, coded, sorted by user index, time, declared order, source order; shows a bar."""
+    with engine_errors(scanned.label), bar("sorting and writing", n_rows) as advance:
+        for batch in engine.sql(_sorted_sql(engine, scanned)).to_arrow_reader(BATCH):
+            yield batch
+            advance(batch.num_rows)
+
+
+def _sorted_sql(engine: duckdb.DuckDBPyConnection, scanned: Scan) -> str:
+    schema, events = scanned.schema, scanned.schema.events
+    low, high = engine.execute("SELECT min(first_time), max(last_time) FROM new_users").fetchall()[0]
     day = zones.day_sql("time", schema.time_zone, low, high)
     inner, joins = ["u.idx AS idx", "t.time AS time", "t.row AS row"], ['JOIN users u ON t."user" = u."user"']
     for name in scanned.vocabularies:
-        if name == "type" and events.type.constant is not None:
-            inner.append("CAST(0 AS INTEGER) AS type")
-            continue
-        table = quoted("of_" + name)
-        is_optional = name != "type"
-        joins.append(
-            f"{'LEFT ' if is_optional else ''}JOIN {quoted('code_' + name)} {table} ON t.{quoted(name)} = {table}.value"
-        )
-        inner.append(f"{f'coalesce({table}.code, -1)' if is_optional else f'{table}.code'} AS {quoted(name)}")
+        code, join = _coded(name, is_constant=name == "type" and events.type.constant is not None)
+        inner.append(f"{code} AS {quoted(name)}")
+        joins.append(join)
     if events.session is not None:
         inner.append(f"{_session(scanned)} AS session")
     if events.order is not None:
         inner.append('t."order" AS "order"')
     inner += [f"coalesce(t.{quoted(name)}, 'nan'::DOUBLE) AS {quoted(name)}" for name in events.amounts]
-    inner += [f"t.{quoted(name)}" for name in events.text]
-    if events.key:
-        inner += ["t.key_high", "t.key_low"]
-    names = [name for name in columns_of(schema).dtypes if name not in ("day",)]
-    outer = ", ".join([f"{day} AS day", *(quoted(name) for name in names), *(quoted(name) for name in events.text)])
+    inner += [f"t.{quoted(name)}" for name in (*events.text, *(KEYS if events.key else ()))]
+    names = [name for name in columns_of(schema).dtypes if name != "day"]
+    outer = ", ".join([f"{day} AS day", *(quoted(name) for name in (*names, *events.text))])
     order = 'idx, time, "order", row' if events.order is not None else "idx, time, row"
-    return f"SELECT {outer} FROM (SELECT {', '.join(inner)} FROM typed t {' '.join(joins)} WHERE t.reason IS NULL) ORDER BY {order}"
+    rows = f"SELECT {', '.join(inner)} FROM typed t {' '.join(joins)} WHERE t.reason IS NULL"
+    return f"SELECT {outer} FROM ({rows}) ORDER BY {order}"
+
+
+def _coded(name: str, *, is_constant: bool) -> tuple[str, str]:
+    """Give the code of a text as SQL, -1 where it is missing, and the join it needs."""
+    if is_constant:
+        return "CAST(0 AS INTEGER)", ""
+    table = quoted("of " + name)
+    join = f"LEFT JOIN {quoted('code_' + name)} {table} ON t.{quoted(name)} = {table}.value"
+    return (f"coalesce({table}.code, -1)", join) if name != "type" else (f"{table}.code", join[5:])
 
 
 def _session(scanned: Scan) -> str:
-    """A session is its number, or 63 bits of the md5 of its text; -1 where missing."""
+    """A session is its number, or 60 bits of the md5 of its text; -1 where missing."""
     if not scanned.projection.session_is_text:
         return "coalesce(t.session, -1)"
     return "coalesce(CAST('0x' || substr(md5(t.session), 1, 15) AS BIGINT), -1)"
 
 
 def write_shards(
-    engine: duckdb.DuckDBPyConnection, scanned: Scan, sizes: list[tuple[int, int]], folder: Path
+    batches: Iterator[pa.RecordBatch], sizes: list[Size], scanned: Scan, root: Path
 ) -> list[dict[str, Any]]:
-    """Stream the sorted rows into one file per shard; give the manifest entries.
+    """Cut sorted rows at the shard borders and write them below `root`; give the manifest entries.
 
+    Finished shards are hashed and brought to disk while the next one is being filled.
     Errors: `SourceError` when the source gives other rows than in pass 1 (it changed meanwhile).
     """
-    n_rows = sum(rows for _, rows in sizes)
-    with engine_errors(scanned.label), bar("sorting and writing", n_rows) as advance:
-        reader = engine.sql(sorted_sql(engine, scanned)).to_arrow_reader(BATCH)
-        return fill_shards(_advancing(reader, advance), sizes, columns_of(scanned.schema), folder, scanned.label)
-
-
-def _advancing(reader: Any, advance: Any) -> Iterator[pa.RecordBatch]:
-    for batch in reader:
-        yield batch
-        advance(batch.num_rows)
-
-
-def fill_shards(
-    batches: Iterator[pa.RecordBatch], sizes: list[tuple[int, int]], columns: Columns, folder: Path, label: str
-) -> list[dict[str, Any]]:
-    """Cut sorted batches at the shard borders and write them; hash finished shards meanwhile."""
+    columns = columns_of(scanned.schema)
     entries: list[Future[dict[str, Any]]] = []
     source = _Pieces(batches)
     first_user = 0
     with ThreadPoolExecutor(1) as pool:
-        for i, (n_users, n_rows) in enumerate(sizes):
-            shard = ShardFile(folder / "shards" / f"{i:05d}.arrow", n_rows, columns.dtypes)
-            at = 0
-            while at < n_rows:
-                piece = source.take(n_rows - at)
-                if piece is None:
-                    raise _changed(label)
-                for name in columns.dtypes:
-                    shard.write(name, at, piece.column(name).to_numpy(zero_copy_only=False))
-                at += piece.num_rows
-            shard.close()
-            head = {"first_user": first_user, "n_users": n_users, "n_events": n_rows}
-            entries.append(pool.submit(_finish, folder, shard.path, f"{i:05d}", head))
-            first_user += n_users
+        for i, size in enumerate(sizes):
+            path = root / "shards" / f"{i:05d}.arrow"
+            n_written = _fill(path, source, size.n_new, columns)
+            if n_written < size.n_new:
+                raise _changed(scanned)
+            head = {"first_user": first_user, "n_users": size.n_users, "n_events": size.n_new}
+            entries.append(pool.submit(seal_shard, root, path, head, columns))
+            first_user += size.n_users
         if source.take(1) is not None:
-            raise _changed(label)
+            raise _changed(scanned)
         return [entry.result() for entry in entries]
+
+
+def seal_shard(root: Path, path: Path, head: dict[str, Any], columns: Columns) -> dict[str, Any]:
+    """Give the manifest entry of a finished shard, its files under their final names."""
+    entry = head | seal(root, path, path.stem)
+    if columns.text:
+        entry["text"] = seal(root, text_path(path), f"{path.stem}-text")
+    return entry
+
+
+def text_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-text.arrow")
+
+
+def _fill(path: Path, source: _Pieces, n_rows: int, columns: Columns) -> int:
+    shard = ShardFile(path, n_rows, columns.dtypes)
+    text = TextFile(text_path(path), columns.text) if columns.text else None
+    at = 0
+    while at < n_rows and (piece := source.take(n_rows - at)) is not None:
+        for name in columns.dtypes:
+            shard.write(name, at, piece.column(name).to_numpy(zero_copy_only=False))
+        if text is not None:
+            text.write(piece)
+        at += piece.num_rows
+    shard.close()
+    if text is not None:
+        text.close()
+    return at
 
 
 class _Pieces:
@@ -141,11 +158,6 @@ class _Pieces:
         return piece
 
 
-def _finish(folder: Path, path: Path, name: str, head: dict[str, Any]) -> dict[str, Any]:
-    return head | seal(folder, path, name)
-
-
-def _changed(label: str) -> SourceError:
-    return SourceError(
-        "the same rows in both passes", "another number of rows", where=label, fix="leave the source alone meanwhile"
-    )
+def _changed(scanned: Scan) -> SourceError:
+    fix = "leave the source alone while it is read"
+    return SourceError("the same rows in both passes", "another number of rows", where=scanned.label, fix=fix)

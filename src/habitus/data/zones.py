@@ -17,7 +17,7 @@ FAR_DAYS = 10_000_000  # added before dividing, so that days before 1970 round d
 
 @lru_cache(maxsize=16)
 def transitions(zone: str) -> tuple[np.ndarray, np.ndarray]:
-    """Give instants (microseconds, int64 [n]) at which the offset changes, and the offsets (int64 [n + 1]) between them.
+    """Give instants (microseconds, int64 [n]) at which the offset changes, and offsets (int64 [n + 1]) between them.
 
     Covers 1900 .. 2100; outside, the first and the last offset hold.
 
@@ -66,7 +66,8 @@ def first_instant(day: datetime.date, zone: str) -> int:
 def utc_sql(local: str, zone: str, low: int, high: int) -> str:
     """Write the expression local microseconds -> UTC microseconds, right for local times in low .. high.
 
-    A time that occurs twice is the first one; a time that the clock skips counts on from before the jump (PEP 495, fold 0).
+    A time that occurs twice is the first one; a time that the clock skips counts on from before the jump (PEP 495,
+    fold 0).
     """
     return f"({local} - {_steps_sql(local, *_local_steps(*transitions(zone)), low, high)})"
 

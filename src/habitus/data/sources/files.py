@@ -6,6 +6,7 @@ import csv
 import glob
 import gzip
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from habitus.core.errors import SourceError, nearest
 from habitus.data.engine import engine_errors, literal
 from habitus.data.log import RawFile
+from habitus.data.sources.tables import copy_to_parquet
 
 if TYPE_CHECKING:
     import duckdb
@@ -22,6 +24,8 @@ FORMATS = {
     ".jsonl": "json", ".ndjson": "json", ".json": "json",
 }  # fmt: skip
 DELIMITERS = ",\t;|"
+LONGEST_LINE = 8_000_000
+IS_OBJECT = "CASE WHEN json_valid(line) THEN coalesce(json_type(line), '') = 'OBJECT' ELSE FALSE END"
 
 
 @dataclass(frozen=True)
@@ -97,9 +101,7 @@ def _columns(engine: duckdb.DuckDBPyConnection, path: Path, format: str) -> dict
         return dict.fromkeys(_header(path)[0], "VARCHAR")
     with engine_errors(str(path)):
         if format == "json":
-            sql = f"SELECT * FROM read_json({literal(path)}, format='newline_delimited', ignore_errors=true)"
-            rows = engine.execute(f"DESCRIBE {sql}").fetchall()
-            return {row[0]: "VARCHAR" for row in rows}
+            return dict.fromkeys(_keys(engine, path), "VARCHAR")
         rows = engine.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(path)})").fetchall()
         return {row[0]: row[1] for row in rows}
 
@@ -112,15 +114,14 @@ def _parquet(engine: duckdb.DuckDBPyConnection, path: Path, copy: Path) -> RawFi
 
 def _header(path: Path) -> tuple[list[str], str]:
     """Read the names in the first line, and the delimiter: the candidate that occurs most often in it."""
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
     try:
-        with opened as handle:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
             line = handle.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n")
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as cause:
         raise SourceError("UTF-8 text", str(cause), where=str(path), fix="convert the file to UTF-8") from None
     delimiter = max(DELIMITERS, key=line.count)
     names = next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
-    if not names or len(set(names)) < len(names) or any(not name.strip() for name in names):
+    if len({name.casefold() for name in names}) < len(names) or not all(name.strip() for name in names) or not names:
         raise SourceError("a header line of distinct column names", repr(line[:200]), where=f"{path}, line 1")
     return names, delimiter
 
@@ -128,23 +129,47 @@ def _header(path: Path) -> tuple[list[str], str]:
 def _csv(engine: duckdb.DuckDBPyConnection, path: Path, copy: Path) -> RawFile:
     names, delimiter = _header(path)
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
-    options = f"""auto_detect=false, header=true, delim={literal(delimiter)}, quote='"', escape='"', columns={{{columns}}},
-        store_rejects=true, rejects_table='csv_errors', rejects_scan='csv_scans', rejects_limit=0"""
+    options = f"""auto_detect=false, header=true, delim={literal(delimiter)}, quote='"', escape='"',
+        columns={{{columns}}}, store_rejects=true, rejects_table='csv_errors', rejects_scan='csv_scans',
+        rejects_limit=0"""
     broken = copy.with_name(copy.stem + "-broken.parquet")
     with engine_errors(str(path)):
         engine.execute("DROP TABLE IF EXISTS csv_errors; DROP TABLE IF EXISTS csv_scans")
         scan = f"SELECT * FROM read_csv({literal(path)}, {options})"
-        n_rows = engine.execute(f"COPY ({scan}) TO {literal(copy)} (FORMAT parquet, COMPRESSION lz4)").fetchall()[0][0]
+        n_rows = copy_to_parquet(engine, scan, copy)
         rows = """SELECT line AS position, 'broken line: ' || lower(first(error_type ORDER BY column_idx)) AS reason,
             first(csv_line) AS raw FROM csv_errors GROUP BY line ORDER BY line"""
-        n_broken = engine.execute(f"COPY ({rows}) TO {literal(broken)} (FORMAT parquet)").fetchall()[0][0]
-    return RawFile(copy, str(path), int(n_rows), broken if n_broken else None, int(n_broken))
+        n_broken = copy_to_parquet(engine, rows, broken)
+    return RawFile(copy, str(path), n_rows, broken if n_broken else None, n_broken)
 
 
 def _json(engine: duckdb.DuckDBPyConnection, path: Path, copy: Path) -> RawFile:
-    columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in _columns(engine, path, "json"))
-    options = f"format='newline_delimited', ignore_errors=true, columns={{{columns}}}"
+    lines = copy.with_name(copy.stem + "-lines.parquet")
+    broken = copy.with_name(copy.stem + "-broken.parquet")
     with engine_errors(str(path)):
-        scan = f"SELECT * FROM read_json({literal(path)}, {options})"
-        n_rows = engine.execute(f"COPY ({scan}) TO {literal(copy)} (FORMAT parquet, COMPRESSION lz4)").fetchall()[0][0]
-    return RawFile(copy, str(path), int(n_rows))
+        copy_to_parquet(engine, f"SELECT line, row_number() OVER () AS number FROM {_lines(path)}", lines)
+        spec = json.dumps(dict.fromkeys(_keys(engine, path), "VARCHAR"))
+        rows = f"SELECT unnest(from_json(line, {literal(spec)})) FROM read_parquet({literal(lines)}) WHERE {IS_OBJECT}"
+        n_rows = copy_to_parquet(engine, rows, copy)
+        rest = f"""SELECT number AS position, 'broken line: not a JSON object' AS reason, line AS raw
+            FROM read_parquet({literal(lines)}) WHERE trim(line) <> '' AND NOT ({IS_OBJECT})"""
+        n_broken = copy_to_parquet(engine, rest, broken)
+    lines.unlink()
+    return RawFile(copy, str(path), n_rows, broken if n_broken else None, n_broken)
+
+
+def _lines(path: Path) -> str:
+    """Scan a text file line by line, blank lines as NULL."""
+    options = "auto_detect=false, header=false, delim='', quote='', escape='', columns={line: 'VARCHAR'}"
+    return f"read_csv({literal(path)}, {options}, max_line_size={LONGEST_LINE})"
+
+
+def _keys(engine: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
+    """List the keys of all objects in a file of JSON lines, in the order of the alphabet."""
+    sql = (
+        f"SELECT DISTINCT unnest(json_keys(CASE WHEN {IS_OBJECT} THEN line END)) AS key FROM {_lines(path)} ORDER BY 1"
+    )
+    names = [row[0] for row in engine.execute(sql).fetchall()]
+    if not names:
+        raise SourceError("one JSON object per line", "no line that is one", where=str(path), fix="write JSON lines")
+    return names
