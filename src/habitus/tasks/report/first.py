@@ -1,0 +1,261 @@
+"""The first screen: what was asked, what the answer is, how sure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from habitus.tasks.report import plots
+from habitus.tasks.report.ahead import trimmed
+from habitus.tasks.report.blocks import Key, Plot
+from habitus.tasks.report.record import DailyTotals, Record, Total
+from habitus.tasks.report.verdict import Verdict, model_of, overall, targets_of, verdicts
+from habitus.tasks.report.words import (
+    count,
+    day,
+    days_between,
+    in_words,
+    is_binary,
+    joined,
+    metric,
+    metric_place,
+    number,
+    percent,
+    place,
+    plural,
+    quantity,
+    short,
+    span,
+    spread,
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A headline: what is counted, the figure, its range, and what happened when that is known."""
+
+    name: str
+    figure: str
+    words: str = ""
+    range: str = ""
+    actual: str = ""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One line of "how sure": a target, the outcome of its comparison, and the figures behind it."""
+
+    name: str
+    outcome: str
+    words: str
+
+
+@dataclass(frozen=True)
+class First:
+    """Everything the first screen shows."""
+
+    question: str
+    lead: str
+    asked: list[tuple[str, str]]
+    targets: list[tuple[str, str]]
+    answers: list[Answer]
+    answer_note: str
+    glance: Plot | None
+    verdict: str
+    standings: list[Standing]
+    sure: list[str]
+
+
+def first_screen(record: Record) -> First:
+    """Put the first screen together from whatever the run holds."""
+    found = verdicts(record)
+    cutoff, horizon = answer_day(record), record.cutoffs.horizon
+    name = record.data.name if record.data and record.data.name else None
+    who = f"the users of {short(name, 60)}" if name else "the users"
+    when = f"in the {plural(horizon, 'day')}" if horizon else "in the days"
+    answers, note = _answers(record, cutoff)
+    return First(
+        question=f"What will {who} do {when} after {day(cutoff) if cutoff else 'the cut-off'}?",
+        lead=_lead(record, cutoff),
+        asked=_asked(record, cutoff, horizon),
+        targets=[(t.name, in_words(t)) for t in targets_of(record)],
+        answers=answers,
+        answer_note=note,
+        glance=_glance(record, cutoff),
+        verdict=overall(found, model_of(record)),
+        standings=[_standing(v) for v in found],
+        sure=_sure(record, cutoff),
+    )
+
+
+def answer_day(record: Record) -> date | None:
+    """Give the cut-off of the headline: the latest of the totals, else of the daily forecasts, else of the test."""
+    for days in (
+        [t.cutoff for t in record.totals if t.cutoff],
+        [d.cutoff for d in record.daily if d.cutoff],
+        record.cutoffs.test,
+        [record.whatif.cutoff] if record.whatif and record.whatif.cutoff else [],
+    ):
+        if days:
+            return max(days)
+    return None
+
+
+def _lead(record: Record, cutoff: date | None) -> str:
+    model = model_of(record)
+    made = f"A forecast by {model}, made from what users did up to and including {day(cutoff)}" if cutoff else (
+        f"A forecast by {model}"
+    )  # fmt: skip
+    n = len(record.cutoffs.test)
+    if not record.table and not record.differences:
+        return f"{made}."
+    tested = f"{plural(n, 'cut-off')} whose outcome is known" if n else "days whose outcome is known"
+    return f"{made}, and tested beside simpler baselines on {tested}."
+
+
+def _asked(record: Record, cutoff: date | None, horizon: int | None) -> list[tuple[str, str]]:
+    data = record.data
+    items: list[tuple[str, str]] = []
+    if data and data.name:
+        size = f", {count(data.n_events)} events of {count(data.n_users)} users" if data.n_events else ""
+        items.append(("Data", f"{data.name}{size}"))
+    known = next((t.n_users for t in record.totals if t.n_users), None)
+    if known:
+        items.append(("Users", f"the {count(known)} known by the cut-off"))
+    if cutoff:
+        items.append(("Past", f"used up to {day(cutoff)}, the cut-off"))
+    if cutoff and horizon:
+        ahead = days_between(cutoff + timedelta(days=1), cutoff + timedelta(days=horizon))
+        items.append(("Future", f"asked for {ahead} ({plural(horizon, 'day')})"))
+    elif horizon:
+        items.append(("Future", f"the {plural(horizon, 'day')} after the cut-off"))
+    return items
+
+
+def _answers(record: Record, cutoff: date | None) -> tuple[list[Answer], str]:
+    totals = [t for t in record.totals if t.value is not None and t.cutoff in (None, cutoff)]
+    if totals:
+        return [_of_total(t, record.cutoffs.horizon) for t in totals], ""
+    daily = [d for d in record.daily if d.cutoff in (None, cutoff) and any(v is not None for v in d.forecast.value)]
+    has_range = any(v is not None for d in daily for v in d.forecast.low)
+    note = "Ranges add up the daily bands, as if all days erred the same way: they are wide." if has_range else ""
+    return [_of_daily(d) for d in daily], note
+
+
+def _glance(record: Record, cutoff: date | None) -> Plot | None:
+    """The first daily forecast, small: the look of the answer."""
+    entry = next((d for d in record.daily if d.cutoff in (None, cutoff) and d.forecast.day), None)
+    if entry is None:
+        return None
+    keys = [Key("line", "ink", "happened"), Key("dash", "model", "forecast")]
+    if any(v is not None for v in entry.forecast.low):
+        keys.append(Key("band", "band", "band"))
+    title = f"{entry.target} by day"
+    return Plot("glance", title, f"{title}: the past, then the forecast with its band.",
+                plots.glance(trimmed(entry, 28)), tuple(keys))  # fmt: skip
+
+
+def _of_total(total: Total, horizon: int | None) -> Answer:
+    at = place(total.value, total.low, total.high)
+    if total.unit == "users":
+        at = max(at, 0)
+    figure, words = quantity(total.value, total.unit, at), f"over {plural(horizon, 'day')}" if horizon else ""
+    if total.unit == "users" and total.n_users:
+        figure, words = number(total.value, at), f"of {count(total.n_users)} users"
+    return Answer(
+        total.target,
+        figure,
+        words,
+        _range(total.low, total.high, total.unit, at, total.level),
+        _happened(total.actual, total.unit, total.low, total.high),
+    )
+
+
+def _of_daily(entry: DailyTotals) -> Answer:
+    """People counted on several days must not be added up: users are averaged over days, amounts are summed."""
+    ahead, is_users = entry.forecast, entry.unit == "users"
+    n = len(ahead.day)
+
+    def total(values: Sequence[float | None]) -> float | None:
+        known = [v for v in values if v is not None]
+        return None if not n or len(known) < n else sum(known) / (n if is_users else 1)
+
+    value, low, high, actual = (total(v) for v in (ahead.value, ahead.low, ahead.high, ahead.actual))
+    at = max(place(value, low, high), 0)
+    words = "a day, on average" if is_users else f"over {plural(n, 'day')}"
+    return Answer(
+        entry.target,
+        quantity(value, entry.unit, at),
+        words,
+        _range(low, high, entry.unit, at, None),
+        _happened(actual, entry.unit, low, high),
+    )
+
+
+def _range(low: float | None, high: float | None, unit: str | None, at: int, level: float | None) -> str:
+    words = spread(low, high, unit, at)
+    return f"{percent(level) + ' ' if level else ''}range {words}" if words else "no range was computed"
+
+
+def _happened(actual: float | None, unit: str | None, low: float | None, high: float | None) -> str:
+    if actual is None:
+        return ""
+    text = number(actual, 0) if unit == "users" else quantity(actual, unit, place(actual, None, None))
+    if low is None or high is None:
+        return f"happened: {text}"
+    side = "inside" if low <= actual <= high else "above" if actual > high else "below"
+    return f"happened: {text}, {side} the range"
+
+
+def _standing(verdict: Verdict) -> Standing:
+    name, target = metric(verdict.metric), verdict.target
+    if verdict.outcome == "undefined":
+        return Standing(target.name, "undefined", f"{name.title} cannot be computed: {why_undefined(target.rate)}")
+    if verdict.outcome == "untested":
+        return Standing(target.name, "untested", "no comparison with an interval was made")
+    ours, theirs, difference = verdict.model_value, verdict.gate_value, verdict.difference
+    at = metric_place(ours, name.in_units)
+    words = f"{name.title} {number(ours.value, at)} against {number(theirs.value, at)} of {verdict.against}"
+    if difference is not None and difference.value is not None:
+        at = max(-4, place(difference.value, difference.low, difference.high))
+        words += f": {number(difference.value, at, sign=True)} {span(difference.low, difference.high, at, sign=True)}"
+    return Standing(target.name, verdict.outcome, words)
+
+
+def why_undefined(rate: float | None) -> str:
+    """Say why a figure is absent."""
+    return "not one test row had this outcome." if rate == 0 else "the run gives no value."
+
+
+def _sure(record: Record, cutoff: date | None) -> list[str]:
+    model, sentences = model_of(record), _metric_words(record)
+    errors: list[str] = []
+    for target in targets_of(record):
+        cell = record.cell(target.name, model, "ece")
+        if is_binary(target) and cell is not None and cell.value is not None and target.rate != 0:
+            at = metric_place(cell, False) + 2
+            errors.append(f"{number(100 * cell.value, at)} ({target.name})")
+    if errors:
+        sentences.append(f"Stated chances are off by {joined(errors)} points in 100 on average.")
+    for entry in record.daily:
+        known = [ok for ok in plots.inside(entry) if ok is not None]
+        if known and entry.cutoff in (None, cutoff):
+            level = f"{percent(entry.level)} band" if entry.level else "band"
+            sentences.append(f"The daily {level} of {entry.target} held {sum(known)} of {len(known)} days.")
+    if len(record.seeds) == 1 and record.differences:
+        sentences.append("Trained once (one seed): a small difference may be the luck of that seed.")
+    return sentences
+
+
+def _metric_words(record: Record) -> list[str]:
+    """Say what the metrics of the standings mean, once, as briefly as can be."""
+    named = dict.fromkeys(
+        metric(v.metric).title for v in verdicts(record) if v.outcome not in ("untested", "undefined")
+    )
+    brief = {
+        "AUC": "AUC: how well users are ranked, from 0.5 (coin toss) to 1.",
+        "WAPE": "WAPE: error relative to the total, 0 is perfect.",
+    }
+    words = " ".join(brief[title] for title in named if title in brief)
+    return [f"{words} In brackets: 95 % intervals."] if words else []
