@@ -39,8 +39,8 @@ def append(path: str | Path, log: EventLog, *, memory_limit: str | int = "4GB", 
     bytes as one ingest of everything in that order with the same number of shards. A killed or failed append leaves the
     store as it was. A `Store` opened before must be opened again.
 
-    The schema must be that of the store, but for `max_rejected`, `is_last_day_partial` and `time_range`, which are taken
-    from the log; the share of rejected rows is that of the new rows. Tables of profiles and items may be left out; where
+    The schema must be that of the store, but for `max_rejected`, `is_last_day_partial` and `time_range`, which the log
+    sets anew; the share of rejected rows is that of the new rows. Tables of profiles and items may be left out; where
     given, their rows replace those of the same key. A calendar replaces the old one.
 
     Memory: as for `ingest`; the old rows are read by memory map, one shard after another.

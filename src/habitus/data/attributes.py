@@ -29,9 +29,8 @@ def profiles_sql(engine: duckdb.DuckDBPyConnection, log: EventLog, scanned: Scan
     assert table is not None
     names = list(table.columns)
     if table.from_ == "table":
-        _read_table(
-            engine, log.profiles, table, scanned, "profiles", scanned.projection.user_type, optional=old is not None
-        )
+        kind = scanned.projection.user_type
+        _read_table(engine, log.profiles, table, scanned, "profiles", kind, optional=old is not None)
         prefers_new = "n.key IS NOT NULL"
     else:
         _first_rows(engine, scanned, names)
@@ -39,9 +38,7 @@ def profiles_sql(engine: duckdb.DuckDBPyConnection, log: EventLog, scanned: Scan
     if old is None:
         listed = ", ".join(f"n.{quoted(name)}" for name in names)
         return f'SELECT u."user", {listed} FROM users u LEFT JOIN profiles n ON u."user" = n.key ORDER BY u.idx'
-    listed = ", ".join(
-        f"CASE WHEN {prefers_new} THEN n.{quoted(m)} ELSE o.{quoted(m)} END AS {quoted(m)}" for m in names
-    )
+    listed = ", ".join(_either(prefers_new, name) for name in names)
     return f"""SELECT u."user", {listed} FROM users u LEFT JOIN profiles n ON u."user" = n.key
         LEFT JOIN read_parquet({literal(old)}) o ON u."user" = o."user" ORDER BY u.idx"""
 
@@ -90,10 +87,7 @@ def items_sql(
         key_order += f" LEFT JOIN read_parquet({literal(old)}) o ON c.value = o.item"
         if old_times is not None:
             key_order += f" LEFT JOIN read_parquet({literal(old_times)}) t ON c.value = t.item"
-        cases = prefers_new.items()
-        values = ", ".join(
-            f"CASE WHEN {new} THEN n.{quoted(m)} ELSE o.{quoted(m)} END AS {quoted(m)}" for m, new in cases
-        )
+        values = ", ".join(_either(prefers_new[m], m) for m in names)
         times = ", ".join(f"least({_time(m)}, t.{quoted(m)}) AS {quoted(m)}" for m in names)
     attributes = f"SELECT c.value AS item, {values} {key_order} ORDER BY c.code"
     first_instants = f"SELECT c.value AS item, {times} {key_order} ORDER BY c.code"
