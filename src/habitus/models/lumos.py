@@ -118,15 +118,22 @@ class LumosOutput:
     day: Tensor | None
 
 
+class Linear(nn.Linear):
+    """A linear layer that `Lumos` draws; it may have no inputs at all (no profile, no calendar)."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 class Attention(nn.Module):
     """Multi-head attention, biases everywhere, scale 1/sqrt(D/heads)."""
 
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.query = nn.Linear(d_model, d_model)
-        self.key_value = nn.Linear(d_model, 2 * d_model)
-        self.out = nn.Linear(d_model, d_model)
+        self.query = Linear(d_model, d_model)
+        self.key_value = Linear(d_model, 2 * d_model)
+        self.out = Linear(d_model, d_model)
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """B S D -> keys and values, each B heads S D/heads."""
@@ -147,8 +154,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: LumosConfig) -> None:
         super().__init__()
-        self.rise = nn.Linear(config.d_model, config.d_ff)
-        self.fall = nn.Linear(config.d_ff, config.d_model)
+        self.rise = Linear(config.d_model, config.d_ff)
+        self.fall = Linear(config.d_ff, config.d_model)
         self.activation = _activation(config)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -213,9 +220,9 @@ class Pool(nn.Module):
         super().__init__()
         d = config.d_model
         self.queries = nn.Parameter(torch.empty(len(shape.outputs), d))
-        self.mix = nn.Linear(d, d)
+        self.mix = Linear(d, d)
         self.activation = _activation(config)
-        self.heads = nn.ModuleList(nn.Linear(d, n) for n in shape.outputs)
+        self.heads = nn.ModuleList(Linear(d, n) for n in shape.outputs)
 
     def forward(self, z: Tensor) -> Tensor:
         weights = (self.queries @ z.mT / math.sqrt(z.shape[-1])).softmax(dim=-1)  # B K F
@@ -228,9 +235,9 @@ class Flatten(nn.Module):
 
     def __init__(self, config: LumosConfig, shape: LumosShape) -> None:
         super().__init__()
-        self.mix = nn.Linear(shape.horizon * config.d_model, config.d_model)
+        self.mix = Linear(shape.horizon * config.d_model, config.d_model)
         self.activation = _activation(config)
-        self.head = nn.Linear(config.d_model, sum(shape.outputs))
+        self.head = Linear(config.d_model, sum(shape.outputs))
 
     def forward(self, z: Tensor) -> Tensor:
         return self.head(self.activation(self.mix(z.flatten(1))))
@@ -241,9 +248,9 @@ class PerDay(nn.Module):
 
     def __init__(self, config: LumosConfig, shape: LumosShape) -> None:
         super().__init__()
-        self.mix = nn.Linear(config.d_model, config.d_model)
+        self.mix = Linear(config.d_model, config.d_model)
         self.activation = _activation(config)
-        self.head = nn.Linear(config.d_model, sum(shape.day_outputs))
+        self.head = Linear(config.d_model, sum(shape.day_outputs))
 
     def forward(self, z: Tensor) -> Tensor:
         return self.head(self.activation(self.mix(z)))
@@ -276,12 +283,12 @@ class Lumos(nn.Module):
         self.config, self.shape = config, shape
         d = config.d_model
         with torch.device("meta"):  # no draw and no initialisation here: `_initialise` does both
-            self.activity = nn.Linear(shape.n_activity, d // 4)
-            self.known = nn.Linear(shape.n_known, d // 4)
-            self.profile = nn.Linear(shape.n_profile, d // 8)
+            self.activity = Linear(shape.n_activity, d // 4)
+            self.known = Linear(shape.n_known, d // 4)
+            self.profile = Linear(shape.n_profile, d // 8)
             self.kinds = nn.Parameter(torch.empty(2, d // 4)) if config.has_kind_vectors else None
-            self.fuse = nn.Linear(d // 4 + d // 8 + d // 4, d)
-            self.ask = nn.Linear(d // 4, d)
+            self.fuse = Linear(d // 4 + d // 8 + d // 4, d)
+            self.ask = Linear(d // 4, d)
             self.activation = _activation(config)
             n_positions = shape.history + shape.horizon
             self.places = nn.Parameter(torch.empty(n_positions, d)) if config.positions == "learned" else None
