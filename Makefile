@@ -12,6 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check
 HABITUS := $(BIN)/habitus
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -26,15 +27,16 @@ setup: $(STAMP)
 # torch first: on Linux the default wheel brings gigabytes of CUDA, which nothing here needs
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"habitus needs Python 3.11 or newer, found {v[0]}.{v[1]}; try: make $(MAKECMDGOALS) PYTHON=python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): one to three minutes, about 2.5 GB on disk"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifndef GPU
 	@if [ "$$(uname -s)" = Linux ] && ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
-	  $(BIN)/pip install -q --no-deps "torch==$(TORCH)+cpu" 2>/dev/null \
-	  || $(BIN)/pip install -q --no-deps --index-url $(CPU_INDEX) "torch==$(TORCH)" \
+	  $(PIP) --no-deps "torch==$(TORCH)+cpu" 2>/dev/null \
+	  || $(PIP) --no-deps --index-url $(CPU_INDEX) "torch==$(TORCH)" \
 	  || { echo "no CPU build of torch $(TORCH) within reach; set CPU_INDEX, or take the CUDA build: make setup GPU=1"; exit 1; }; \
 	fi
 endif
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,sql]'
+	@$(PIP) -c constraints.txt -e '.[dev,sql]'
 	@touch $(STAMP)
 
 demo: setup

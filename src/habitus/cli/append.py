@@ -13,6 +13,9 @@ from habitus.cli.options import Audiences, CalendarFile, Folder, Items, MemoryLi
 def append(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="The store to add to.")],
     source: Sources,
+    schema: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With other bounds of time or rejects [default: the store's].")
+    ] = None,
     calendar: CalendarFile = None,
     audiences: Audiences = None,
     profiles: Profiles = None,
@@ -31,6 +34,7 @@ def append(
     opened = task.append(
         store,
         source,
+        schema=schema,
         calendar=calendar,
         audiences=audiences,
         profiles=profiles,

@@ -85,6 +85,7 @@ def append(
     store: str | Path,
     source: Any,
     *,
+    schema: str | Path | Schema | None = None,
     calendar: str | Path | Calendar | None = None,
     audiences: str | Path | None = None,
     profiles: Any = None,
@@ -96,14 +97,22 @@ def append(
 ) -> Store:
     """Add later days to a store: the same store as one ingest of everything; a killed append leaves the old one.
 
-    Arguments as in `ingest`; the schema is the store's. Errors: those of `ingest`, and `StoreError` when `store`
-    is not one.
+    Arguments as in `ingest`. The schema is the store's; one given may differ in `max_rejected`, `time_range` and
+    `is_last_day_partial` only. A calendar replaces the old one; rows of profiles and items replace those of their key.
+    Errors: those of `ingest`; `StoreError` when `store` is none, or is being changed; `SchemaError` for another schema.
+
+    >>> import polars, tempfile
+    >>> schema, path = {"events": {"user": "u", "time": "t", "type": "k"}}, tempfile.mkdtemp() + "/tiny.store"
+    >>> _ = ingest(polars.DataFrame({"u": ["a"], "t": ["2024-05-01"], "k": ["visit"]}), path, schema=schema)
+    >>> append(path, polars.DataFrame({"u": ["a"], "t": ["2024-05-02"], "k": ["visit"]})).n_events
+    2
     """
     from habitus.data.append import append as write
     from habitus.data.store import Store
 
-    log = log_of(source, schema=Store.open(store).schema, folder=folder, query=query, table=table)
-    return write(_with_tables(log, calendar, audiences, profiles, items), store, memory_limit=memory_limit)
+    own = Store.open(store).schema
+    log = log_of(source, schema=own if schema is None else schema, folder=folder, query=query, table=table)
+    return write(store, _with_tables(log, calendar, audiences, profiles, items), memory_limit=memory_limit)
 
 
 def log_of(
@@ -156,12 +165,12 @@ def infer(source: Any, path: str | Path, *, query: str | None = None, table: str
     """
     from habitus.core.atomic import new_file
     from habitus.core.errors import DiskError
-    from habitus.data.infer import infer_schema
+    from habitus.data.infer import propose
 
     path = Path(path)
     if path.exists():
         raise DiskError("a new file", "it exists already", where=str(path), fix="choose another --schema, or remove it")
-    text = infer_schema(raw_of(source, query, table))
+    text = propose(raw_of(source, query, table), name=path.stem)
     with new_file(path) as beside:
         beside.write_text(text, "utf-8")
     return path

@@ -61,6 +61,28 @@ def test_ingest_says_what_it_kept(shop: Path):
     assert lines["rows read"] == "2 = 2 kept + 0 rejected"
 
 
+def test_infer_writes_a_schema_that_ingest_reads(shop: Path):
+    answer = run("ingest", "events.csv", "--infer", "--schema", "draft.toml")
+    assert answer.exit_code == 0, answer.output
+    assert "draft.toml" in answer.stdout
+    stored = run("ingest", "events.csv", "--schema", "draft.toml", "--out", "shop.store")
+    assert stored.exit_code == 0, stored.output
+    again = run("ingest", "events.csv", "--infer", "--schema", "draft.toml")
+    assert again.exit_code == 1
+    assert "exists" in again.stderr
+
+
+def test_append_adds_days(shop: Path):
+    assert run("ingest", "events.csv", "--schema", "shop.toml", "--out", "shop.store").exit_code == 0
+    pl.DataFrame({"who": ["a"], "when": ["2024-05-09"]}).write_csv(shop / "later.csv")
+    answer = run("append", "shop.store", "later.csv")
+    assert answer.exit_code == 0, answer.output
+    assert "2024-05-01 to 2024-05-09" in answer.stdout
+    nothing = run("append", "no.store", "later.csv")
+    assert nothing.exit_code == 1
+    assert "habitus ingest" in nothing.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
