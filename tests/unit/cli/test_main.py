@@ -17,7 +17,7 @@ from habitus.cli.failures import INTERRUPTED, guarded
 from habitus.cli.main import VERBS, app
 from habitus.core.errors import SourceError
 
-SCHEMA = '[events]\nuser = "who"\ntime = "when"\ntype = { constant = "visit" }\n'
+SCHEMA = '[events]\nuser = "customer"\ntime = "when"\ntype = { constant = "visit" }\n'
 
 
 def run(*words: str):
@@ -28,7 +28,7 @@ def run(*words: str):
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shop.toml").write_text(SCHEMA, "utf-8")
-    pl.DataFrame({"who": ["a", "b"], "when": ["2024-05-01", "2024-05-02"]}).write_csv(tmp_path / "events.csv")
+    pl.DataFrame({"customer": ["a", "b"], "when": ["2024-05-01", "2024-05-02"]}).write_csv(tmp_path / "events.csv")
     return tmp_path
 
 
@@ -74,7 +74,7 @@ def test_infer_writes_a_schema_that_ingest_reads(shop: Path):
 
 def test_append_adds_days(shop: Path):
     assert run("ingest", "events.csv", "--schema", "shop.toml", "--out", "shop.store").exit_code == 0
-    pl.DataFrame({"who": ["a"], "when": ["2024-05-09"]}).write_csv(shop / "later.csv")
+    pl.DataFrame({"customer": ["a"], "when": ["2024-05-09"]}).write_csv(shop / "later.csv")
     answer = run("append", "shop.store", "later.csv")
     assert answer.exit_code == 0, answer.output
     assert "2024-05-01 to 2024-05-09" in answer.stdout
