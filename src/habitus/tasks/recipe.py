@@ -43,7 +43,7 @@ class TargetConfig(Config):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         kind, target = self.kind, self.target
-        if (kind == "binary") != target.is_binary or (kind == "days") and target.aggregation != "days":
+        if (kind == "binary") != target.is_binary or (kind == "days" and target.aggregation != "days"):
             raise TargetError(
                 f"a head that fits {target.aggregation}(...), such as {DEFAULT_HEAD[target.aggregation]!r}",
                 repr(kind),
@@ -107,7 +107,7 @@ class Recipe(Config):
     weighting: Literal["uncertainty", "sum"] = "uncertainty"
     tokens: TokenConfig = TokenConfig()
     loader: LoaderConfig = LoaderConfig()
-    training: TrainingConfig = TrainingConfig()
+    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig.parse({}))
     gate: GateConfig = GateConfig()
 
     @classmethod

@@ -1,8 +1,8 @@
 """A run: the folder where a recipe's training, forecasts and figures gather.
 
-    RUN/recipe.toml       the recipe as given          RUN/seed-N/      checkpoints and logs, to resume
-    RUN/run.json          store, commit, hardware      RUN/artifact/    the trained model, to use
-    RUN/metrics.json      every figure                 RUN/report.html  the page
+RUN/recipe.toml       the recipe as given          RUN/seed-N/      checkpoints and logs, to resume
+RUN/run.json          store, commit, hardware      RUN/artifact/    the trained model, to use
+RUN/metrics.json      every figure                 RUN/report.html  the page
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def open_run(path: str | Path, store: str | Path | None = None) -> Run:
     """
     path = Path(path)
     if not (path / "run.json").is_file():
-        raise ArtifactError("a run folder with run.json", "none", where=str(path), fix="run `habitus train RECIPE` first")
+        raise ArtifactError(
+            "a run folder with run.json", "none", where=str(path), fix="run `habitus train RECIPE` first"
+        )
     facts = json.loads((path / "run.json").read_text("utf-8"))
     return Run(path, Recipe.read(path / "recipe.toml"), Store.open(store if store is not None else facts["store"]))
 

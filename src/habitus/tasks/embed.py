@@ -1,0 +1,82 @@
+"""Embed: each user as one vector, the encoded days of the past pooled."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from habitus.core.atomic import write_json
+from habitus.core.errors import ConfigError, nearest
+from habitus.core.progress import track
+from habitus.data.calendar import to_date
+from habitus.models.artifact import load_artifact
+from habitus.tasks.predict import eligible_at, manifest, write_table
+from habitus.tasks.run import Run, open_run
+from habitus.tokens.loader import DayLoader, prepare
+from habitus.tokens.spec import InputSpec
+
+Pooling = Literal["mean", "max", "last", "recent"]
+RECENCY = 10.0  # lambda of the weights softmax(lambda * day / (H - 1))
+
+
+def embed(
+    run: str | Path | Run,
+    *,
+    cutoff: str | dt.date | None = None,
+    store: str | Path | None = None,
+    out: str | Path | None = None,
+    pooling: Pooling = "recent",
+) -> pl.DataFrame:
+    """Give every eligible user's vector at a cut-off: `user, as_of, n_days, vector` (float32, length D).
+
+    The first member's encoder output h is pooled over the kept days: `mean`, `max`, `last`, or `recent`, weights
+    softmax(10 day / (H - 1)), which lean towards the cut-off. Vectors of two runs, or of two members, do not compare.
+
+    Errors: as `predict`; `ConfigError` for an unknown pooling.
+    """
+    if pooling not in get_args(Pooling):
+        meant = nearest(pooling, get_args(Pooling))
+        raise ConfigError("one of " + ", ".join(get_args(Pooling)), repr(pooling), fix=f"did you mean {meant!r}?")
+    run = run if isinstance(run, Run) else open_run(run, store)
+    artifact = load_artifact(run.artifact_path)
+    samples = eligible_at(run, cutoff)
+    inputs = prepare(run.store, InputSpec.from_json(artifact.spec), samples, has_targets=False)
+    loader, member = DayLoader(inputs, batch_size=1024), artifact.members[0]
+    vectors = np.zeros((len(samples), member.config.d_model), np.float32)
+    with torch.no_grad():
+        for batch in track(loader, "embed", len(loader)):
+            h = member.encode(batch).h
+            vectors[batch.sample.numpy()] = _pooled(
+                h, batch.day, ~batch.is_padding, inputs.spec.tokens.history, pooling
+            )
+    table = pl.DataFrame(
+        {
+            "user": run.store.users["user"].gather(pl.Series(samples.user)),
+            "as_of": pl.Series(samples.cutoff).cast(pl.Int32).cast(pl.Date),
+            "n_days": inputs.high - inputs.low,
+            "vector": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])),
+        }
+    )
+    if out is not None:
+        write_table(table, out)
+        facts = manifest(run, artifact, as_of=str(to_date(int(samples.cutoff[0]))), pooling=pooling)
+        write_json(Path(out).with_suffix(".manifest.json"), facts)
+    return table
+
+
+def _pooled(h: Tensor, day: Tensor, is_kept: Tensor, history: int, pooling: Pooling) -> np.ndarray:
+    """Pool B S D over the kept days."""
+    if pooling == "max":
+        return h.masked_fill(~is_kept[..., None], -torch.inf).amax(dim=1).numpy()
+    if pooling == "last":
+        last = torch.where(is_kept, day, -1).argmax(dim=1)
+        return h[torch.arange(len(h)), last].numpy()
+    score = RECENCY * day / max(history - 1, 1) if pooling == "recent" else torch.zeros_like(day, dtype=h.dtype)
+    weight = score.masked_fill(~is_kept, -torch.inf).softmax(dim=1)
+    return (weight[..., None].to(h.dtype) * h).sum(dim=1).numpy()

@@ -1,0 +1,190 @@
+"""Forecasts in original units: members averaged, probabilities calibrated, totals with honest intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from habitus.core.progress import track
+from habitus.data.cutoffs import Samples
+from habitus.metrics.calibration import calibrate, calibrator_from_json, calibrator_to_json, fit_platt
+from habitus.models.heads import Head, expected, n_outputs, quantile
+from habitus.models.lumos import Lumos, LumosOutput
+from habitus.tokens.loader import DayLoader, Inputs, future_events
+
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+MEDIAN = LEVELS.index(0.5)
+BATCH = 1024
+COVERAGE = 0.8  # of the intervals of totals
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Answers for n samples, K targets, F future days.
+
+    Attributes
+    ----------
+    mean
+        float64 [n, K]: the calibrated probability of a binary target, else the expected value in the target's unit.
+    quantile
+        float64 [n, K, 7] at `LEVELS`; NaN for binary targets.
+    day_mean
+        float64 [n, F, K_day]: the same as `mean`, for each future day of each day target.
+    """
+
+    samples: Samples
+    mean: np.ndarray
+    quantile: np.ndarray
+    day_mean: np.ndarray
+
+    @property
+    def median(self) -> np.ndarray:
+        """float64 [n, K]: the forecast with the smallest expected absolute error."""
+        return self.quantile[..., MEDIAN]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The window heads and the day heads of one model."""
+
+    window: tuple[Head, ...]
+    day: tuple[Head, ...]
+
+
+def forecast(
+    members: Sequence[Lumos], heads: Heads, inputs: Inputs, calibration: Mapping[str, Any] | None = None
+) -> Forecast:
+    """Ask every member about every sample and average: log-odds of probabilities, values and quantiles of the rest.
+
+    Answers depend neither on the order of samples nor on the size of batches.
+    """
+    return read_answers(ask(members, [inputs])[0], heads, inputs, calibration)
+
+
+@torch.no_grad()
+def ask(members: Sequence[Lumos], futures: Sequence[Inputs]) -> list[list[LumosOutput]]:
+    """Give the raw outputs of every member under every calendar: [calendar][member], rows in sample order.
+
+    `futures` hold the same samples under calendars that agree up to the cut-offs: the past is encoded once, with the
+    first, and each further calendar costs a decode.
+    """
+    base = futures[0]
+    loader = DayLoader(base, batch_size=BATCH)
+    rows: list[np.ndarray] = []
+    parts: list[list[list[LumosOutput]]] = [[[] for _ in members] for _ in futures]
+    for batch in track(loader, "forecast", len(loader)):
+        rows.append(batch.sample.numpy())
+        known = [batch.known_future, *(future_events(other, rows[-1]) for other in futures[1:])]
+        for m, member in enumerate(members):
+            cache = member.encode(batch)
+            for c, future in enumerate(known):
+                parts[c][m].append(member.decode(cache, future))
+    order = torch.from_numpy(np.argsort(np.concatenate(rows)))
+    return [[_joined(chunks, order) for chunks in calendar] for calendar in parts]
+
+
+def _joined(chunks: list[LumosOutput], order: Tensor) -> LumosOutput:
+    window = torch.cat([chunk.window for chunk in chunks])[order]
+    day = None if chunks[0].day is None else torch.cat([c.day for c in chunks if c.day is not None])[order]
+    return LumosOutput(window, day)
+
+
+def read_answers(
+    outputs: list[LumosOutput], heads: Heads, inputs: Inputs, calibration: Mapping[str, Any] | None = None
+) -> Forecast:
+    """Turn raw outputs, one per member, into one forecast."""
+    mean, quantiles = _window(heads.window, [output.window for output in outputs])
+    day_mean = np.zeros((len(inputs), inputs.spec.horizon, 0))
+    if heads.day:
+        day_mean = _means(heads.day, [output.day for output in outputs if output.day is not None])
+    for name, values in (calibration or {}).get("targets", {}).items():
+        column = [head.name for head in heads.window].index(name)
+        mean[:, column] = calibrate(calibrator_from_json(values), mean[:, column])
+    return Forecast(inputs.samples, mean, quantiles, day_mean)
+
+
+def _window(heads: tuple[Head, ...], raw: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    n = raw[0].shape[0]
+    quantiles = np.full((n, len(heads), len(LEVELS)), np.nan)
+    for k, (head, *parts) in enumerate(zip(heads, *(_split(heads, r) for r in raw))):
+        if head.kind != "binary":
+            quantiles[:, k] = np.mean([quantile(head, part, LEVELS).double().numpy() for part in parts], axis=0)
+    return _means(heads, raw), quantiles
+
+
+def _means(heads: tuple[Head, ...], raw: list[Tensor]) -> np.ndarray:
+    """Average the members: [..., K]."""
+    columns = []
+    for head, *parts in zip(heads, *(_split(heads, r) for r in raw)):
+        values = torch.stack([expected(head, part).double() for part in parts])
+        if head.kind == "binary":
+            columns.append(torch.sigmoid(torch.logit(values, eps=1e-9).mean(dim=0)))
+        else:
+            columns.append(values.mean(dim=0))
+    return torch.stack(columns, dim=-1).numpy()
+
+
+def _split(heads: tuple[Head, ...], raw: Tensor) -> tuple[Tensor, ...]:
+    return raw.split([n_outputs(head) for head in heads], dim=-1)
+
+
+def fit_calibration(answer: Forecast, heads: Heads, inputs: Inputs) -> dict[str, Any]:
+    """Fit, on validation, what turns raw answers into calibrated ones; plain JSON, stored in the artifact.
+
+    `targets`: slope and shift of the log-odds of each binary target. `daily`: the relative error of daily totals,
+    for intervals. A target with one class only is left as it is.
+    """
+    assert inputs.measured is not None, "calibration needs targets"
+    found: dict[str, Any] = {"targets": {}, "daily": {}}
+    for k, head in enumerate(heads.window):
+        y = inputs.measured.value[:, k]
+        if head.kind == "binary" and 0 < y.mean() < 1:
+            found["targets"][head.name] = calibrator_to_json(fit_platt(y, answer.mean[:, k]))
+    if inputs.day_measured is not None:
+        for k, head in enumerate(heads.day):
+            errors = _relative_errors(answer, inputs.day_measured.value[..., k], k)
+            found["daily"][head.name] = _conformal(errors)
+    return found
+
+
+def day_totals(answer: Forecast, column: int) -> dict[int, np.ndarray]:
+    """Give, per cut-off day, the sum over its users of one day target: float64 [F]."""
+    cutoffs = answer.samples.cutoff
+    return {int(c): answer.day_mean[cutoffs == c, :, column].sum(axis=0) for c in np.unique(cutoffs)}
+
+
+def day_interval(total: np.ndarray, error: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Widen daily totals [F] by the errors seen on validation; NaN where too few cut-offs were seen to tell."""
+    if error["low"] is None:
+        return np.full(len(total), np.nan), np.full(len(total), np.nan)
+    base = total + 0.05 * total.mean()
+    return np.maximum(total + error["low"] * base, 0.0), total + error["high"] * base
+
+
+def _relative_errors(answer: Forecast, actual: np.ndarray, column: int) -> np.ndarray:
+    """(actual - forecast) / (forecast + 5 % of the mean day) of daily totals: [n_cutoffs, F]."""
+    errors = []
+    for cutoff, total in day_totals(answer, column).items():
+        truth = actual[answer.samples.cutoff == cutoff].sum(axis=0)
+        errors.append((truth - total) / np.maximum(total + 0.05 * total.mean(), 1e-9))
+    return np.array(errors)
+
+
+def _conformal(errors: np.ndarray) -> dict[str, Any]:
+    """Give the interval of a new day's error: split-conformal ranks over cut-offs, days of one cut-off pooled.
+
+    With n cut-offs the ranks are ceil((n + 1)(1 - a)); fewer than 4 cannot carry 80 % and give no interval.
+    """
+    n = len(errors)
+    share = (1 - COVERAGE) / 2
+    if n < 4:
+        return {"low": None, "high": None, "n_cutoffs": n, "coverage": COVERAGE}
+    upper = min(math.ceil((n + 1) * (1 - share)) / n, 1.0)
+    low, high = np.quantile(errors, [1 - upper if upper < 1 else share / 2, upper if upper < 1 else 1 - share / 2])
+    return {"low": float(low), "high": float(high), "n_cutoffs": n, "coverage": COVERAGE}
