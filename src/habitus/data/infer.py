@@ -233,7 +233,7 @@ def _take_amounts(proposal: Proposal, left: dict[str, Column]) -> None:
 def _take_attributes(
     engine: duckdb.DuckDBPyConnection, proposal: Proposal, left: dict[str, Column], user: Column
 ) -> None:
-    """Columns of one value per user are profile, of one value per item describe it, other short lists are categories."""
+    """One value per user: profile. One value per item: describes the item. Other short lists: categories."""
     events, found = proposal.values["events"], {"profile": {}, "items": {}, "categories": {}}
     for column in list(left.values()):
         if column.is_time or column.is_number or column.kind not in ("VARCHAR", "BOOLEAN") or column.n_distinct < 2:

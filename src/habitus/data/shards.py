@@ -100,7 +100,26 @@ class TextFile:
         self._writer.close()
 
     def _put(self, rows: pa.Table) -> None:
-        self._writer.write_table(rows.combine_chunks(), TEXT_ROWS)
+        import pyarrow as pa
+
+        arrays = [_tidy(column.combine_chunks()) for column in rows.columns]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+
+
+def _tidy(texts: Any) -> pa.Array:
+    """Give equal texts equal buffers: offsets from 0, no bytes of other rows, no bitmap where nothing is missing."""
+    import pyarrow as pa
+
+    if isinstance(texts, pa.ChunkedArray):
+        texts = texts.chunk(0) if texts.num_chunks else pa.array([], texts.type)
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    bitmap = None
+    if texts.null_count:
+        is_there = texts.is_valid().to_numpy(zero_copy_only=False)
+        bitmap = pa.py_buffer(np.packbits(is_there, bitorder="little"))
+    body = data.slice(int(ends[0]), int(ends[-1] - ends[0])) if data is not None else None
+    return pa.Array.from_buffers(texts.type, len(texts), [bitmap, pa.py_buffer(ends - ends[0]), body])
 
 
 def map_text(path: Path) -> pa.Table:
