@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,14 @@ def test_the_list_is_this_one():
     assert set(habitus.__all__) == PUBLIC
     assert len(habitus.__all__) == len(PUBLIC)
     assert set(dir(habitus)) == PUBLIC
+
+
+def test_editors_see_the_same_names():
+    tree = ast.parse(Path(habitus.__file__).read_text("utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == habitus._HOMES
+    assert set(seen) | {"__version__"} == PUBLIC
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC - {"__version__"}))

@@ -13,7 +13,26 @@ Names load on first use, so `import habitus` costs nothing.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers: the same names as in _HOMES
+    from habitus.core.errors import HabitusError
+    from habitus.data.calendar import Calendar
+    from habitus.data.cutoffs import Cutoffs
+    from habitus.data.log import EventLog
+    from habitus.data.schema import Schema
+    from habitus.data.sources.simulator import World
+    from habitus.data.store import Store
+    from habitus.data.targets import Target
+    from habitus.models.lumos import Lumos, LumosConfig
+    from habitus.tasks.embed import embed
+    from habitus.tasks.evaluate import evaluate
+    from habitus.tasks.ingest import append, ingest
+    from habitus.tasks.predict import predict
+    from habitus.tasks.recipe import Recipe
+    from habitus.tasks.report import report
+    from habitus.tasks.train import train
+    from habitus.tasks.whatif import whatif
 
 __version__ = "0.1.0"
 
@@ -39,7 +58,28 @@ _HOMES = {
     "whatif": "habitus.tasks.whatif",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "Calendar",
+    "Cutoffs",
+    "EventLog",
+    "HabitusError",
+    "Lumos",
+    "LumosConfig",
+    "Recipe",
+    "Schema",
+    "Store",
+    "Target",
+    "World",
+    "__version__",
+    "append",
+    "embed",
+    "evaluate",
+    "ingest",
+    "predict",
+    "report",
+    "train",
+    "whatif",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,10 +14,14 @@ def embed(
     run: RunFolder,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the vectors go (Parquet).")],
     cutoff: Cutoff = None,
+    pooling: Annotated[
+        Literal["recent", "mean", "max", "last"],
+        typer.Option(metavar="HOW", help="How the kept days become one vector."),
+    ] = "recent",
     store: StorePath = None,
 ) -> None:
     """Write one vector per user."""
     from habitus.tasks.embed import embed as task
 
-    table = task(run, cutoff=cutoff, store=store, out=out)
+    table = task(run, cutoff=cutoff, store=store, out=out, pooling=pooling)
     typer.echo(f"wrote {out}: {table.height:,} users")
