@@ -240,10 +240,11 @@ def _forecast(entry: DailyTotals, size: float = 6) -> Canvas:
     if any(v is not None for v in ahead.actual):
         canvas.line(x, ahead.actual, "ink", 0.8)
         is_out = [ok is False for ok in inside(entry)]
-        for out, symbol, colour in ((False, "circle", "ink"), (True, "x", "other")):
+        for out, symbol, colour in ((False, "circle", "ink"), (True, "x-thin", "other")):
             chosen = [i for i, flag in enumerate(is_out) if flag is out and ahead.actual[i] is not None]
             if chosen:
-                canvas.points([x[i] for i in chosen], [ahead.actual[i] for i in chosen], colour, symbol, size - 1.5,
+                canvas.points([x[i] for i in chosen], [ahead.actual[i] for i in chosen], colour, symbol,
+                              size + 1 if out else size - 1.5,
                               hovertemplate=f"happened {hover}")  # fmt: skip
     if entry.cutoff:
         canvas.rule(x=_edge(entry.cutoff, 0), colour="muted")
