@@ -16,7 +16,7 @@ def embed(
     cutoff: Cutoff = None,
     pooling: Annotated[
         Literal["recent", "mean", "max", "last"],
-        typer.Option(metavar="HOW", help="How the kept days become one vector."),
+        typer.Option(metavar="HOW", help="How the kept days become one: recent, mean, max or last."),
     ] = "recent",
     store: StorePath = None,
 ) -> None:
