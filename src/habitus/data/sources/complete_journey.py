@@ -44,8 +44,12 @@ def complete_journey(folder: str | Path, *, announced: int = 7) -> EventLog:
 
     Errors: `SourceError` when a table or a column is absent.
 
-    >>> complete_journey("data/complete_journey").schema.name  # doctest: +SKIP
-    'complete_journey'
+    >>> complete_journey("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    habitus.core.errors.SourceError: expected  a folder with the publisher's files
+    found     no such folder
+    where     no/such/folder
     """
     import polars as pl
 

@@ -51,8 +51,12 @@ def oulad(folder: str | Path, *, score_delay: int = 14) -> EventLog:
 
     Errors: `SourceError` when a table or a column is absent.
 
-    >>> oulad("data/oulad").schema.name  # doctest: +SKIP
-    'oulad'
+    >>> oulad("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    habitus.core.errors.SourceError: expected  a folder with the publisher's files
+    found     no such folder
+    where     no/such/folder
     """
     runs = _runs(folder)
     enrolments = _enrolments(folder, runs)
