@@ -89,6 +89,7 @@ def _build(store: Store, log: EventLog, staging: Path, memory_limit: str | int, 
     engine = open_engine(work, memory_limit, threads)
     try:
         scanned = scan.scan(engine, log, work)
+        _check_user_type(engine, store, scanned)
         scan.refuse_repeats(engine, scanned, _old_keys(store))
         n_kept = scan.count_users(engine, scanned)
         file = work / "rejected.parquet"
@@ -103,6 +104,18 @@ def _build(store: Store, log: EventLog, staging: Path, memory_limit: str | int, 
         return make_manifest(engine, scanned, n_read, rejected, tables, shards)
     finally:
         engine.close()
+
+
+def _check_user_type(engine: duckdb.DuckDBPyConnection, store: Store, scanned: Scan) -> None:
+    """Text ids and numbers do not mix: "7" and 7 would be two users."""
+    file = literal(store.path / store.manifest["tables"]["users"]["file"])
+    old = engine.execute(f'DESCRIBE SELECT "user" FROM read_parquet({file})').fetchall()[0][1]
+    new = scanned.projection.user_type
+    if (old == "VARCHAR") != (new == "VARCHAR"):
+        raise SchemaError(
+            f"user ids of type {old}, as in the store", new, where=f"{scanned.label}: events.user",
+            fix="cast the user in the schema of both",
+        )  # fmt: skip
 
 
 def _merged_tables(
