@@ -13,6 +13,7 @@ Whoever left before the cut-off has 0 everywhere; users who arrive after it are 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,8 +68,14 @@ def effects(world: World, cutoff: dt.date, horizon: int) -> pl.DataFrame:
     >>> sorted(table["planted_type"].unique()), float(table.filter(planted_type="festival")["count_effect"].sum())
     (['campaign', 'festival', 'mailing', 'sale'], 0.0)
     """
+    return pl.concat(effect_blocks(world, cutoff, horizon))
+
+
+def effect_blocks(world: World, cutoff: dt.date, horizon: int) -> Iterator[pl.DataFrame]:
+    """Yield the rows of `effects`, a block of users at a time."""
     first = _first_day(world, cutoff, horizon)
-    return pl.concat([_effects_of(world, users, first, horizon) for users in _present(world, first)])
+    for users in _present(world, first):
+        yield _effects_of(world, users, first, horizon)
 
 
 def _effects_of(world: World, users: Users, first: int, horizon: int) -> pl.DataFrame:
@@ -112,7 +119,7 @@ def _first_day(world: World, cutoff: dt.date, horizon: int) -> int:
     return first
 
 
-def _present(world: World, first_day: int):
+def _present(world: World, first_day: int) -> Iterator[Users]:
     """Yield blocks of the users who have arrived before `first_day`."""
     size = block_size(world)
     for start in range(0, max(world.n_users, 1), size):

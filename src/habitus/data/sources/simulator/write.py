@@ -21,7 +21,7 @@ from habitus.core.progress import bar
 from habitus.core.seeds import uniforms
 from habitus.data.sources.simulator.draw import EVENT_SCHEMA, block_size, draw_blocks
 from habitus.data.sources.simulator.rates import Plan, audience_rows, calendar_of, calendar_row, occurrences_of
-from habitus.data.sources.simulator.truth import effects, last_cutoff
+from habitus.data.sources.simulator.truth import effect_blocks, last_cutoff
 from habitus.data.sources.simulator.users import Users, users_of
 from habitus.data.sources.simulator.world import World
 
@@ -63,7 +63,7 @@ def write(
         if rows:
             pl.DataFrame(rows, infer_schema_length=None).write_csv(beside / "calendar.csv")
         if with_truth and world.n_days > horizon:
-            effects(world, cutoff or last_cutoff(world, horizon), horizon).write_parquet(beside / "truth.parquet")
+            _write_truth(world, beside / "truth.parquet", cutoff or last_cutoff(world, horizon), horizon)
         shutil.copyfile(SCHEMA, beside / "schema.toml")
         (beside / "world.json").write_text(world.model_dump_json(indent=1) + "\n", "utf-8")
     return Path(folder)
@@ -134,6 +134,15 @@ def _write_events(world: World, folder: Path, shuffle: bool, n_files: int) -> No
             else:
                 writers[block * n_files // n_blocks].write_table(table)
             advance(1)
+
+
+def _write_truth(world: World, path: Path, cutoff: dt.date, horizon: int) -> None:
+    with ExitStack() as stack:
+        writer = None
+        for block in effect_blocks(world, cutoff, horizon):
+            rows = block.to_arrow()
+            writer = writer or stack.enter_context(pq.ParquetWriter(path, rows.schema, compression="zstd"))
+            writer.write_table(rows)
 
 
 def _write_users(world: World, folder: Path) -> None:
