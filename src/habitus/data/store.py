@@ -156,10 +156,7 @@ class Store:
 
     @cached_property
     def _counts(self) -> np.ndarray:
-        import polars as pl
-
-        file = self.path / self.manifest["tables"]["users"]["file"]
-        return pl.read_parquet(file, columns=["n_events"])["n_events"].to_numpy()
+        return self._read(self.manifest["tables"]["users"]["file"], ["n_events"])["n_events"].to_numpy()
 
     def shard(self, i: int) -> Shard:
         """Memory-map shard `i`."""
@@ -198,11 +195,11 @@ class Store:
     def _table(self, name: str) -> pl.DataFrame:
         return self._read(self.manifest["tables"][name]["file"])
 
-    def _read(self, file: str) -> pl.DataFrame:
+    def _read(self, file: str, columns: list[str] | None = None) -> pl.DataFrame:
         import polars as pl
 
         try:
-            return pl.read_parquet(self.path / file)
+            return pl.read_parquet(self.path / file, columns=columns)
         except (OSError, pl.exceptions.PolarsError) as cause:
             raise _missing(self.path / file, cause) from cause
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import gzip
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from habitus.core.errors import SourceError, nearest
 from habitus.data.engine import engine_errors, literal
 from habitus.data.log import RawFile
+from habitus.data.sources.csv_file import header, read_csv
 from habitus.data.sources.tables import copy_to_parquet
 
 if TYPE_CHECKING:
@@ -23,7 +21,6 @@ FORMATS = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "csv",
     ".jsonl": "json", ".ndjson": "json", ".json": "json",
 }  # fmt: skip
-DELIMITERS = ",\t;|"
 LONGEST_LINE = 8_000_000
 IS_OBJECT = "CASE WHEN json_valid(line) THEN coalesce(json_type(line), '') = 'OBJECT' ELSE FALSE END"
 
@@ -47,7 +44,7 @@ class Files:
         return columns
 
     def files(self, engine: duckdb.DuckDBPyConnection, folder: Path) -> list[RawFile]:
-        read = {"parquet": _parquet, "csv": _csv, "json": _json}[self.format]
+        read = {"parquet": _parquet, "csv": read_csv, "json": _json}[self.format]
         return [read(engine, path, folder / f"raw-{i:04d}.parquet") for i, path in enumerate(self.paths)]
 
 
@@ -98,7 +95,7 @@ def _format(path: Path) -> str:
 
 def _columns(engine: duckdb.DuckDBPyConnection, path: Path, format: str) -> dict[str, str]:
     if format == "csv":
-        return dict.fromkeys(_header(path)[0], "VARCHAR")
+        return dict.fromkeys(header(path)[0], "VARCHAR")
     with engine_errors(str(path)):
         if format == "json":
             return dict.fromkeys(_keys(engine, path), "VARCHAR")
@@ -110,37 +107,6 @@ def _parquet(engine: duckdb.DuckDBPyConnection, path: Path, copy: Path) -> RawFi
     with engine_errors(str(path)):
         n_rows = engine.execute(f"SELECT num_rows FROM parquet_file_metadata({literal(path)})").fetchall()[0][0]
     return RawFile(path, str(path), int(n_rows))
-
-
-def _header(path: Path) -> tuple[list[str], str]:
-    """Read the names in the first line, and the delimiter: the candidate that occurs most often in it."""
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
-            line = handle.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n")
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as cause:
-        raise SourceError("UTF-8 text", str(cause), where=str(path), fix="convert the file to UTF-8") from None
-    delimiter = max(DELIMITERS, key=line.count)
-    names = next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
-    if len({name.casefold() for name in names}) < len(names) or not all(name.strip() for name in names) or not names:
-        raise SourceError("a header line of distinct column names", repr(line[:200]), where=f"{path}, line 1")
-    return names, delimiter
-
-
-def _csv(engine: duckdb.DuckDBPyConnection, path: Path, copy: Path) -> RawFile:
-    names, delimiter = _header(path)
-    columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
-    options = f"""auto_detect=false, header=true, delim={literal(delimiter)}, quote='"', escape='"',
-        columns={{{columns}}}, store_rejects=true, rejects_table='csv_errors', rejects_scan='csv_scans',
-        rejects_limit=0"""
-    broken = copy.with_name(copy.stem + "-broken.parquet")
-    with engine_errors(str(path)):
-        engine.execute("DROP TABLE IF EXISTS csv_errors; DROP TABLE IF EXISTS csv_scans")
-        scan = f"SELECT * FROM read_csv({literal(path)}, {options})"
-        n_rows = copy_to_parquet(engine, scan, copy)
-        rows = """SELECT line AS position, 'broken line: ' || lower(first(error_type ORDER BY column_idx)) AS reason,
-            first(csv_line) AS raw FROM csv_errors GROUP BY line ORDER BY line"""
-        n_broken = copy_to_parquet(engine, rows, broken)
-    return RawFile(copy, str(path), n_rows, broken if n_broken else None, n_broken)
 
 
 def _json(engine: duckdb.DuckDBPyConnection, path: Path, copy: Path) -> RawFile:
