@@ -22,6 +22,7 @@ FLAGS = (
     "--disable-component-update",
     "--no-first-run",
 )
+PATIENCE = 120_000  # milliseconds: a busy machine draws slowly
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -64,6 +65,7 @@ def screenshot(
     out.parent.mkdir(parents=True, exist_ok=True)
     with browser(executable) as started:
         page = started.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page.set_default_timeout(PATIENCE)
         page.goto(report.resolve().as_uri())
         page.wait_for_selector("html[data-drawn=yes]", state="attached")
         page.screenshot(path=str(out), full_page=is_full)

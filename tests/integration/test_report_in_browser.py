@@ -69,6 +69,7 @@ def opened(chromium: Any, path: Path, size: str, scheme: str = "light") -> tuple
     """Open a page; list what a clean page must not do: complain, or ask for anything but itself."""
     width, height = SIZES[size]
     page = chromium.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page.set_default_timeout(CAMERA["PATIENCE"])
     troubles: list[str] = []
     page.on("console", lambda message: troubles.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: troubles.append(f"error: {error}"))

@@ -22,7 +22,7 @@ from habitus.tasks.report.page import PARTS, render
 from habitus.tasks.report.plots import forest, inside, wilson
 from habitus.tasks.report.record import Difference, Record, read_record
 from habitus.tasks.report.verdict import best_gate, outcome_of, verdicts
-from habitus.tasks.report.words import number, place, quantity, span
+from habitus.tasks.report.words import gap_place, number, place, quantity, span
 
 FIXTURE = runpy.run_path(str(Path(__file__).with_name("report_fixture.py")))
 online_retail, awkward, bare = FIXTURE["online_retail"], FIXTURE["awkward"], FIXTURE["bare"]
@@ -110,6 +110,19 @@ def test_a_lost_comparison_is_said_plainly(strange: str):
     assert "LUMOS beats the best baseline on 1 of 4 targets (days). Worse on" in text
     assert "LUMOS loses: AUC 0.770 against 0.789 of LightGBM, a difference of −0.019 [−0.033, −0.005]." in text
     assert "For this target, use LightGBM." in text
+
+
+def test_a_blend_is_judged_in_a_sentence(full: str):
+    assert "LUMOS + trees, the mean of both, against LightGBM: no clear difference, AUC +0.002" in words(full)
+
+
+def test_rates_are_of_the_test_when_it_was_counted(full: str, strange: str):
+    assert "at least one purchase, yes or no. It came true in 32 % of the test rows." in words(full).replace(
+        "\u202f", " "
+    )
+    assert "at least one purchase, yes or no. It came true in 32 % of the rows." in words(strange).replace(
+        "\u202f", " "
+    )
 
 
 def test_no_win_at_all_leads_the_verdict():
@@ -262,6 +275,9 @@ def test_digits_follow_the_interval():
     assert number(1288.4, place(1288.4, 1172, 1411)) == "1,290"
     assert number(-0.0004, -3, sign=True) == "0.000", "no sign on what rounds to nothing"
     assert span(1.0, None, 0) == ""
+    assert gap_place(difference(0.0003, 0.0177)) == -4, "a bound that is not 0 does not look like 0"
+    assert gap_place(difference(-0.0003, 0.0177)) == -3
+    assert gap_place(difference(1e-12, 0.0177)) == -3, "nor are endless digits written"
     assert number(1_234_567, 4) == "1.23M"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from habitus.tasks.report import plots
-from habitus.tasks.report.blocks import Cell, Key, Missing, Plot, Section, Table
+from habitus.tasks.report.blocks import Cell, Key, Missing, Plot, Prose, Section, Table
 from habitus.tasks.report.record import DailyTotals, Record, filled
 from habitus.tasks.report.words import UNKNOWN, day, number, percent, place, plural, quantity, span
 
@@ -19,6 +19,12 @@ def forecast_section(record: Record) -> Section:
     if not record.daily:
         section.blocks.append(Missing("There is no daily forecast yet.", "habitus evaluate RUN"))
         return section
+    section.blocks.append(
+        Prose(
+            "The band is meant to hold the stated share of days. The days of one window share their luck, "
+            "so one window alone is weak evidence for or against it."
+        )
+    )
     for i, target in enumerate(dict.fromkeys(d.target for d in record.daily)):
         entries = [d for d in record.daily if d.target == target]
         latest = max(entries, key=lambda d: d.cutoff.toordinal() if d.cutoff else 0)
@@ -26,6 +32,12 @@ def forecast_section(record: Record) -> Section:
         if len(entries) > 1:
             section.blocks.append(_by_cutoff(target, entries))
     return section
+
+
+def by_day(entry: DailyTotals) -> str:
+    """Name a daily total with its unit, unless the name says the unit."""
+    unit = f" ({entry.unit})" if entry.unit and entry.unit not in entry.target else ""
+    return f"{entry.target}{unit} by day"
 
 
 def trimmed(entry: DailyTotals, n_past: int = N_PAST) -> DailyTotals:
@@ -48,13 +60,12 @@ def _forecast(entry: DailyTotals, i: int) -> Plot:
     words = _forecast_words(entry)
     named = [f"{n} {e.event} ({_dates(e.start, e.end)})" for n, e in enumerate(entry.events, start=1)]
     note = words + (f" Known events: {'; '.join(named)}." if named else "")
-    unit = f" ({entry.unit})" if entry.unit and entry.unit not in entry.target else ""
-    title = f"{entry.target}{unit} by day" + (f", forecast from {day(entry.cutoff)}" if entry.cutoff else "")
+    title = by_day(entry) + (f", forecast from {day(entry.cutoff)}" if entry.cutoff else "")
     ahead, n = entry.forecast, len(entry.forecast.day)
     low, high, actual = (filled(values, n) for values in (ahead.low, ahead.high, ahead.actual))
     rows = [_row(*figures) for figures in zip(ahead.day, ahead.value, low, high, actual)]
     table = Table(
-        f"{entry.target}{unit} by day",
+        by_day(entry),
         ("Day", "Forecast", "Band", "Happened"),
         rows,
         frozenset({1, 2, 3}),

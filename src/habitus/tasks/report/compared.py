@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from habitus.tasks.report import plots
 from habitus.tasks.report.blocks import Cell, Heading, Key, Missing, Plot, Points, Prose, Row, Section, Table
-from habitus.tasks.report.first import why_undefined
+from habitus.tasks.report.first import test_rate, why_undefined
 from habitus.tasks.report.record import Difference, Estimate, Record, Target, filled
-from habitus.tasks.report.verdict import SYMBOL, WORD, Verdict, best_gate, model_of, outcome_of, verdicts
+from habitus.tasks.report.verdict import SYMBOL, WORD, Verdict, best_gate, model_of, outcome_of, verdict_of, verdicts
 from habitus.tasks.report.words import (
     UNKNOWN,
     count,
+    gap_place,
     in_words,
     is_binary,
     joined,
@@ -68,6 +69,7 @@ def _gate_target(record: Record, verdict: Verdict, i: int, used: list[str]) -> l
             drawn.append(_forest(record, target, name, of_metric, f"forest-{i}-{len(drawn)}"))
     if drawn:
         blocks.append(Row(tuple(drawn)))
+    blocks.extend(_others(record, target, verdict.model))
     table = _figures(record, target, verdict.against)
     if table is not None:
         blocks.append(table)
@@ -80,16 +82,17 @@ def _gate_target(record: Record, verdict: Verdict, i: int, used: list[str]) -> l
 def _verdict_words(record: Record, verdict: Verdict) -> str:
     target, name = verdict.target, metric(verdict.metric)
     asked = f"Asked: {in_words(target)}."
-    if target.rate is not None and is_binary(target):
-        asked += f" It came true in {percent(target.rate)} of the test rows."
+    rate, rows = test_rate(record, target), "test rows" if target.name in record.test_rates else "rows"
+    if rate is not None:
+        asked += f" It {'came true' if is_binary(target) else 'was above zero'} in {percent(rate)} of the {rows}."
     if verdict.outcome == "undefined":
-        return f"{asked} {name.title} cannot be computed: {why_undefined(target.rate)}"
+        return f"{asked} {name.title} cannot be computed: {why_undefined(rate)}"
     d, at = verdict.difference, metric_place(verdict.model_value, name.in_units)
     if verdict.outcome == "untested" or d is None or d.value is None:
         return f"{asked} No difference with an interval was computed, so nothing can be said about who is better."
     ours, theirs = number(verdict.model_value.value, at), number(verdict.gate_value.value, at)
     values = f"{name.title} {ours} against {theirs} of {verdict.against}"
-    at = max(-4, place(d.value, d.low, d.high))
+    at = gap_place(d)
     gap = f"{number(d.value, at, sign=True)} {span(d.low, d.high, at, sign=True)}".strip()
     middle = {
         "better": f"{verdict.model} is better than the best baseline: {values}, a difference of {gap}.",
@@ -97,6 +100,22 @@ def _verdict_words(record: Record, verdict: Verdict) -> str:
         "worse": f"{verdict.model} loses: {values}, a difference of {gap}. For this target, use {verdict.against}.",
     }[verdict.outcome]
     return f"{asked} {middle}{_seed_words(record, verdict, d.value)}"
+
+
+def _others(record: Record, target: Target, judged: str) -> list[Prose]:
+    """Say in a sentence how a blend, or a second model, stands against the best baseline."""
+    said = []
+    for other in record.models:
+        found = verdict_of(record, target, other.name)
+        d = found.difference
+        if other.role == "gate" or other.name == judged or d is None or d.value is None:
+            continue
+        of_both = ", the mean of both," if other.role == "blend" else ""
+        at = gap_place(d)
+        gap = f"{number(d.value, at, sign=True)} {span(d.low, d.high, at, sign=True)}".strip()
+        said.append(Prose(f"{other.name}{of_both} against {found.against}: {WORD[found.outcome]}, "
+                          f"{metric(found.metric).title} {gap}."))  # fmt: skip
+    return said
 
 
 def _seed_words(record: Record, verdict: Verdict, difference: float) -> str:
@@ -127,6 +146,7 @@ def _figures(record: Record, target: Target, best: str) -> Table | None:
     strong: set[int] = set()
     for i, row in enumerate(rows):
         note = "the model" if row.model in models else "best baseline" if row.model == best else ""
+        note = "the mean of both" if row.model in record.names("blend") else note
         mark = "ours" if row.model in models else ""
         body.append(
             (Cell(row.model, note, mark), *(_figure(row.metrics.get(key), row.seed_sd.get(key), key) for key in keys))
@@ -160,7 +180,7 @@ def _differences(record: Record, target: Target, model: str) -> Table:
             if d is None or d.value is None:
                 cells.append(Cell(UNKNOWN))
                 continue
-            at, outcome = max(-4, place(d.value, d.low, d.high)), outcome_of(d)
+            at, outcome = gap_place(d), outcome_of(d)
             text = f"{SYMBOL[outcome]} {number(d.value, at, sign=True)}"
             cells.append(Cell(text, span(d.low, d.high, at, sign=True), outcome))
         body.append(tuple(cells))

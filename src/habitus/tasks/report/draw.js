@@ -20,7 +20,7 @@
     if (width) layout.width = width;
     const room = width || place.clientWidth;
     if (room < 480) {
-      for (const key of Object.keys(layout)) if (key.startsWith("xaxis")) layout[key].nticks = layout[key].nticks || 5;
+      for (const key of Object.keys(layout)) if (key.startsWith("xaxis")) layout[key].nticks = room < 220 ? 3 : layout[key].nticks || 5;
     }
     if (room < 420) {
       // Too narrow for a name and an interval side by side: the line shows the interval, the tables its figures.

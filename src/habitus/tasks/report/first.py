@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from habitus.tasks.report import plots
-from habitus.tasks.report.ahead import trimmed
+from habitus.tasks.report.ahead import by_day, trimmed
 from habitus.tasks.report.blocks import Key, Plot
-from habitus.tasks.report.record import DailyTotals, Record, Total
+from habitus.tasks.report.record import DailyTotals, Record, Target, Total
 from habitus.tasks.report.verdict import Verdict, model_of, overall, targets_of, verdicts
 from habitus.tasks.report.words import (
     count,
     day,
     days_between,
+    gap_place,
     in_words,
     is_binary,
     joined,
@@ -28,6 +29,7 @@ from habitus.tasks.report.words import (
     short,
     span,
     spread,
+    title,
 )
 
 
@@ -72,7 +74,7 @@ def first_screen(record: Record) -> First:
     found = verdicts(record)
     cutoff, horizon = answer_day(record), record.cutoffs.horizon
     name = record.data.name if record.data and record.data.name else None
-    who = f"the users of {short(name, 60)}" if name else "the users"
+    who = f"the users of {short(title(name), 60)}" if name else "the users"
     when = f"in the {plural(horizon, 'day')}" if horizon else "in the days"
     answers, note = _answers(record, cutoff)
     return First(
@@ -84,7 +86,7 @@ def first_screen(record: Record) -> First:
         answer_note=note,
         glance=_glance(record, cutoff),
         verdict=overall(found, model_of(record)),
-        standings=[_standing(v) for v in found],
+        standings=[_standing(v, test_rate(record, v.target)) for v in found],
         sure=_sure(record, cutoff),
     )
 
@@ -119,15 +121,18 @@ def _asked(record: Record, cutoff: date | None, horizon: int | None) -> list[tup
     items: list[tuple[str, str]] = []
     if data and data.name:
         size = f", {count(data.n_events)} events of {count(data.n_users)} users" if data.n_events else ""
-        items.append(("Data", f"{data.name}{size}"))
-    known = next((t.n_users for t in record.totals if t.n_users), None)
+        items.append(("Data", f"{title(data.name)}{size}"))
+    known = next((t.n_users for t in (*record.totals, *record.daily) if t.n_users and t.cutoff == cutoff), None)
     if known:
         items.append(("Users", f"the {count(known)} known by the cut-off"))
     if cutoff:
-        items.append(("Past", f"used up to {day(cutoff)}, the cut-off"))
+        days = record.cutoffs.history
+        past = f"the {plural(days, 'day')} up to" if days else "all up to"
+        items.append(("Past", f"{past} {day(cutoff)}, the cut-off"))
     if cutoff and horizon:
         ahead = days_between(cutoff + timedelta(days=1), cutoff + timedelta(days=horizon))
-        items.append(("Future", f"asked for {ahead} ({plural(horizon, 'day')})"))
+        length = plural(horizon, "day").replace(" ", "\u00a0")
+        items.append(("Future", f"{ahead} ({length})"))
     elif horizon:
         items.append(("Future", f"the {plural(horizon, 'day')} after the cut-off"))
     return items
@@ -151,8 +156,8 @@ def _glance(record: Record, cutoff: date | None) -> Plot | None:
     keys = [Key("line", "ink", "happened"), Key("dash", "model", "forecast")]
     if any(v is not None for v in entry.forecast.low):
         keys.append(Key("band", "band", "band"))
-    title = f"{entry.target} by day"
-    return Plot("glance", title, f"{title}: the past, then the forecast with its band.",
+    name = by_day(entry)
+    return Plot("glance", name, f"{name}: the past, then the forecast with its band.",
                 plots.glance(trimmed(entry, 28)), tuple(keys))  # fmt: skip
 
 
@@ -208,19 +213,24 @@ def _happened(actual: float | None, unit: str | None, low: float | None, high: f
     return f"happened: {text}, {side} the range"
 
 
-def _standing(verdict: Verdict) -> Standing:
+def _standing(verdict: Verdict, rate: float | None) -> Standing:
     name, target = metric(verdict.metric), verdict.target
     if verdict.outcome == "undefined":
-        return Standing(target.name, "undefined", f"{name.title} cannot be computed: {why_undefined(target.rate)}")
+        return Standing(target.name, "undefined", f"{name.title} cannot be computed: {why_undefined(rate)}")
     if verdict.outcome == "untested":
         return Standing(target.name, "untested", "no comparison with an interval was made")
     ours, theirs, difference = verdict.model_value, verdict.gate_value, verdict.difference
     at = metric_place(ours, name.in_units)
     words = f"{name.title} {number(ours.value, at)} against {number(theirs.value, at)} of {verdict.against}"
     if difference is not None and difference.value is not None:
-        at = max(-4, place(difference.value, difference.low, difference.high))
+        at = gap_place(difference)
         words += f": {number(difference.value, at, sign=True)} {span(difference.low, difference.high, at, sign=True)}"
     return Standing(target.name, verdict.outcome, words)
+
+
+def test_rate(record: Record, target: Target) -> float | None:
+    """Give the share of test rows above zero, or that of the training rows when the test was not counted."""
+    return record.test_rates.get(target.name, target.rate)
 
 
 def why_undefined(rate: float | None) -> str:
@@ -233,7 +243,7 @@ def _sure(record: Record, cutoff: date | None) -> list[str]:
     errors: list[str] = []
     for target in targets_of(record):
         cell = record.cell(target.name, model, "ece")
-        if is_binary(target) and cell is not None and cell.value is not None and target.rate != 0:
+        if is_binary(target) and cell is not None and cell.value is not None and test_rate(record, target) != 0:
             at = metric_place(cell, False) + 2
             errors.append(f"{number(100 * cell.value, at)} ({target.name})")
     if errors:
@@ -255,7 +265,7 @@ def _metric_words(record: Record) -> list[str]:
     )
     brief = {
         "AUC": "AUC: how well users are ranked, from 0.5 (coin toss) to 1.",
-        "WAPE": "WAPE: error relative to the total, 0 is perfect.",
+        "WAPE": "WAPE: error relative to the total; 0 is perfect, forecasting nothing scores 1.",
     }
     words = " ".join(brief[title] for title in named if title in brief)
     return [f"{words} In brackets: 95 % intervals."] if words else []

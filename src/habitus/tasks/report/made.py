@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from habitus.tasks.report.blocks import Cell, Code, Facts, Section, Table
-from habitus.tasks.report.record import Record
+from habitus.tasks.report.record import Built, Record
 from habitus.tasks.report.verdict import targets_of
-from habitus.tasks.report.words import UNKNOWN, day, in_words, short
+from habitus.tasks.report.words import UNKNOWN, count, day, in_words, short
 
 
 def made_section(record: Record) -> Section:
@@ -20,6 +20,8 @@ def made_section(record: Record) -> Section:
         ),
         ("Commit", record.commit),
         ("Hardware", record.hardware),
+        ("Versions", record.versions),
+        ("Model", _model(record.model)),
         ("Seeds", ", ".join(str(s) for s in record.seeds) or None),
         ("Time taken", _wall(record.wall)),
     ]
@@ -39,6 +41,11 @@ def made_section(record: Record) -> Section:
             Code(f"Recipe {short(record.recipe.path or '', 60)}".strip(), record.recipe.text, is_folded=True)
         )
     return section
+
+
+def _model(built: Built) -> str | None:
+    size = f"{count(built.n_parameters)} parameters" if built.n_parameters else None
+    return ", ".join(part for part in (built.name, built.size, size) if part) or None
 
 
 def _wall(wall: dict[str, object]) -> str | None:

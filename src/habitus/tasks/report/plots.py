@@ -19,12 +19,13 @@ from habitus.tasks.report.record import (
     Data,
     Difference,
     Epoch,
+    Estimate,
     Reliability,
     WhatIfDaily,
     filled,
 )
 from habitus.tasks.report.verdict import Outcome, outcome_of
-from habitus.tasks.report.words import day, metric, number, percent, place, short, span
+from habitus.tasks.report.words import day, gap_place, metric, number, percent, short, span
 
 Figure = dict[str, Any]
 SERIES = (
@@ -131,7 +132,7 @@ def forest(rows: Sequence[Difference], best: str | None) -> Figure:
     for y, row in enumerate(reversed(rows)):
         symbol, colour = MARKS[outcome_of(row)]
         _interval(canvas, y, (row.value, row.low, row.high), reach, symbol, colour)
-        at = max(-4, place(row.value, row.low, row.high))
+        at = gap_place(row)
         text = f"{number(row.value, at, sign=True)} {span(row.low, row.high, at, sign=True)}"
         name = html.escape(short(row.against, 27))
         _name_row(canvas, y, f"<b>{name}</b>" if row.against == best else name, text, html.escape(row.against))
@@ -206,7 +207,7 @@ def whatif_forest(rows: Sequence[tuple[str, str, float, float | None, float | No
         answer = ("circle-open" if holds else "circle", "model")
         symbol, colour = ("diamond-open", "muted") if kind == "placebo" else answer
         _interval(canvas, y, (value, low, high), reach, symbol, colour)
-        at = max(-2, place(value, low, high, 2))
+        at = gap_place(Estimate(value=value, low=low, high=high), -2)
         text = f"{number(value, at, sign=True)} % {span(low, high, at, sign=True)}"
         _name_row(canvas, y, html.escape(short(label, 30)), text, html.escape(label))
     return _finish_forest(canvas, len(rows), reach, " %")

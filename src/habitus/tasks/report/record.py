@@ -8,7 +8,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from habitus.core.errors import ArtifactError
 
@@ -85,6 +85,7 @@ class Data(_Part):
 
 class Cutoffs(_Part):
     horizon: int | None = None
+    history: int | None = None
     train: Days = []
     gap: Days = []
     valid: Days = []
@@ -93,6 +94,8 @@ class Cutoffs(_Part):
 
 
 class Target(_Part):
+    """A declared outcome; `rate` is the share of training rows above zero."""
+
     name: str
     define: str | None = None
     head: str | None = None
@@ -101,8 +104,18 @@ class Target(_Part):
 
 
 class Model(_Part):
+    """A row of the comparison; role is "model" (it is judged), "gate" (a baseline) or "blend" (a mean of both)."""
+
     name: str
     role: str = "gate"
+
+
+class Built(_Part):
+    """How the model was set up."""
+
+    name: str | None = None
+    size: str | None = None
+    n_parameters: int | None = None
 
 
 class Row(_Part):
@@ -188,7 +201,8 @@ class DailyTotals(_Part):
     target: str
     unit: str | None = None
     cutoff: date | None = None
-    level: float | None = None
+    n_users: int | None = None
+    level: float | None = Field(None, validation_alias=AliasChoices("level", "coverage"))
     past: Past = Past()
     forecast: Forecast = Forecast()
     events: list[Happening] = []
@@ -227,7 +241,7 @@ class WhatIfDaily(_Part):
 
 class WhatIf(_Part):
     cutoff: date | None = None
-    level: float | None = None
+    level: float | None = Field(None, validation_alias=AliasChoices("level", "coverage"))
     calendars: list[str] = []
     rows: list[WhatIfRow] = []
     changes: list[Change] = []
@@ -251,6 +265,8 @@ class Record(_Part):
     created: datetime | date | None = None
     commit: str | None = None
     hardware: str | None = None
+    versions: str | None = None
+    model: Built = Built()
     seeds: list[int] = []
     wall: dict[str, Any] = {}
     data: Data | None = None
@@ -263,6 +279,7 @@ class Record(_Part):
     history: list[Epoch] = []
     daily: list[DailyTotals] = []
     totals: list[Total] = []
+    test_rates: dict[str, Number] = {}
     whatif: WhatIf | None = None
     commands: list[str] = []
     recipe: Recipe = Recipe()
@@ -326,7 +343,7 @@ def _facts(run: Path) -> dict[str, Any]:
         facts = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     except (json.JSONDecodeError, UnicodeDecodeError):
         return {}
-    known = ("name", "created", "commit", "hardware")
+    known = ("name", "created", "commit", "hardware", "versions")
     return {key: facts[key] for key in known if key in facts} if isinstance(facts, dict) else {}
 
 

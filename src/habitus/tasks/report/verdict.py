@@ -40,7 +40,7 @@ def verdicts(record: Record) -> list[Verdict]:
 
     The best gate row is picked on the test set itself, which favours the gate a little.
     """
-    return [_verdict(record, target) for target in targets_of(record)]
+    return [verdict_of(record, target, model_of(record)) for target in targets_of(record)]
 
 
 def targets_of(record: Record) -> list[Target]:
@@ -104,8 +104,8 @@ def _listed(names: list[str], n: int) -> str:
     return f"all {n}" if len(names) == n > 1 else joined(names)
 
 
-def _verdict(record: Record, target: Target) -> Verdict:
-    model = model_of(record)
+def verdict_of(record: Record, target: Target, model: str) -> Verdict:
+    """Judge one model, or a blend, on one target."""
     rows = [row for row in record.table if row.target == target.name]
     present = list(dict.fromkeys(key for row in rows for key in row.metrics))
     present = present or list(dict.fromkeys(d.metric for d in record.differences if d.target == target.name))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from habitus.tasks.report import plots
 from habitus.tasks.report.blocks import Cell, Key, Missing, Plot, Points, Prose, Row, Section, Table
-from habitus.tasks.report.record import Change, Record, WhatIf, WhatIfRow
+from habitus.tasks.report.record import Change, Estimate, Record, WhatIf, WhatIfRow
 from habitus.tasks.report.words import (
     UNKNOWN,
     count,
     day,
+    gap_place,
     joined,
     number,
     percent,
@@ -19,6 +20,11 @@ from habitus.tasks.report.words import (
     span,
 )
 
+BRIEF = {
+    "randomised": "drawn by lot: reads as cause",
+    "targeted": "sent to chosen users: association only",
+    "shared by all": "the sample is its past occurrences",
+}
 KINDS = {
     "randomised": "who got it was drawn by lot, so the answer can be read as cause and effect.",
     "targeted": "it was sent to chosen users, so the answer is an association: they may have differed to begin with.",
@@ -67,7 +73,7 @@ def _intro(whatif: WhatIf, base: str, others: list[str]) -> str:
 def _changes(changes: list[Change]) -> Table:
     rows = [
         (Cell(c.event), Cell(c.calendar), Cell(c.what or UNKNOWN), Cell(c.type or UNKNOWN), Cell(day(c.start)),
-         Cell(c.kind or UNKNOWN), Cell(count(c.n_past)))
+         Cell(c.kind or UNKNOWN, BRIEF.get(c.kind or "", "")), Cell(count(c.n_past)))
         for c in changes
     ]  # fmt: skip
     head = ("Event", "Calendar", "Change", "Type", "Starts", "Kind", "Past occurrences")
@@ -109,7 +115,10 @@ def _forest(whatif: WhatIf, base: str) -> list[Row]:
         Key("circle-open", "model", "interval holds 0"),
         *([Key("diamond-open", "muted", "placebo: should be 0")] if whatif.placebo else []),
     ]
-    alt = "; ".join(f"{label} {number(v, max(-2, place(v, lo, hi, 2)), sign=True)} %" for label, _, v, lo, hi in lines)
+    alt = "; ".join(
+        f"{label} {number(v, gap_place(Estimate(value=v, low=lo, high=hi), -2), sign=True)} %"
+        for label, _, v, lo, hi in lines
+    )
     return [Row((Plot("whatif-forest", f"Change of the total against “{base}”", f"Changes in percent. {alt}.",
                  plots.whatif_forest(lines), tuple(keys)),))]  # fmt: skip
 
@@ -133,7 +142,7 @@ def _total(row: WhatIfRow | None, first: WhatIfRow | None, is_first: bool) -> Ce
     text = quantity(row.total, row.unit, at)
     if is_first or row.difference is None:
         return Cell(text)
-    at = place(row.difference, row.low, row.high)
+    at = gap_place(Estimate(value=row.difference, low=row.low, high=row.high), -12)
     at = max(at, 0) if row.unit == "users" else at
     share, *_ = _share(row, first)
     change = "" if share is None else f", {percent(share / 100, sign=True)}"

@@ -53,7 +53,7 @@ METRICS = {
     ),
     "mae": Metric("MAE", -1, "the mean absolute error per user.", in_units=True),
     "rmse": Metric("RMSE", -1, "the root of the mean squared error per user; large misses dominate it.", in_units=True),
-    "mape": Metric(
+    "mape_nonzero": Metric(
         "MAPE (non-zero)", -1, "the mean error relative to the outcome, over users whose outcome is not zero."
     ),
     "smape": Metric("sMAPE", -1, "the error relative to forecast plus outcome. Lower is better."),
@@ -70,7 +70,7 @@ METRICS = {
         "90 % coverage", 0, "the share of users whose outcome fell in the 90 % range. 0.90 is right."
     ),
 }
-ALIASES = {"roc_auc": "auc", "ap": "average_precision", "pr_auc": "average_precision", "logloss": "log_loss"}
+ALIASES = {"roc_auc": "auc", "ap": "average_precision", "pr_auc": "average_precision", "mape": "mape_nonzero"}
 _PRIMARY = {"binary": ("auc", "log_loss"), "amount": ("wape", "mae", "spearman")}
 
 
@@ -186,6 +186,18 @@ def metric_place(estimate: Estimate, in_units: bool) -> int:
     return at if in_units else min(-1, max(-4, at))
 
 
+def gap_place(difference: Estimate, finest: int = -4) -> int:
+    """Digits for a difference: what its interval supports, and enough to see on which side of 0 the interval ends.
+
+    >>> gap_place(Estimate(value=0.009, low=0.0003, high=0.0177))
+    -4
+    """
+    low, high = difference.low, difference.high
+    at = max(finest, place(difference.value, low, high))
+    nearest = min(abs(low), abs(high)) if low is not None and high is not None and low * high > 0 else 1.0
+    return next((at - more for more in range(3) if round(nearest / 10.0 ** (at - more))), at)
+
+
 def span(low: float | None, high: float | None, at: int, *, sign: bool = False) -> str:
     r"""Write an interval in brackets; one that is half known or has no width is not written.
 
@@ -258,6 +270,15 @@ def joined(parts: Sequence[str], last: str = "and") -> str:
     'buy, cancel and spend'
     """
     return f"{', '.join(parts[:-1])} {last} {parts[-1]}" if len(parts) > 1 else "".join(parts)
+
+
+def title(name: str) -> str:
+    """Make a name meant for machines readable; any other stays as it is.
+
+    >>> title("online_retail"), title("The Shop (2011)")
+    ('Online Retail', 'The Shop (2011)')
+    """
+    return name.replace("_", " ").strip().title() if re.fullmatch(r"[a-z0-9_]+", name) else name
 
 
 def plural(n: int, noun: str, nouns: str = "") -> str:
