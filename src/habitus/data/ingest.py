@@ -17,7 +17,7 @@ from habitus.data.engine import open_engine
 from habitus.data.log import EventLog
 from habitus.data.manifest import make_manifest, write_tables
 from habitus.data.store import MANIFEST, Store
-from habitus.data.swap import adopt, changing, mark_alive, remove_dead
+from habitus.data.swap import adopt, changing, claimed, remove_dead
 from habitus.data.tables import seal
 
 
@@ -66,8 +66,7 @@ def ingest(
             manifest = build(log, staging, memory_limit, n_shards, threads)
             adopt(staging, path, manifest)
     else:
-        with new_folder(path) as folder:
-            mark_alive(folder)
+        with new_folder(path) as folder, claimed(folder):
             manifest = build(log, folder, memory_limit, n_shards, threads)
             write_json(folder / MANIFEST, manifest)
     return Store.open(path)
@@ -81,7 +80,7 @@ def build(
         raise ConfigError("at least 1 shard", str(n_shards), where="n_shards")
     work = folder / "work"
     for name in ("work", "tables", "shards"):
-        (folder / name).mkdir(exist_ok=True)
+        (folder / name).mkdir()
     engine = open_engine(work, memory_limit, threads)
     try:
         scanned = scan.scan(engine, log, work)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from habitus.data.shards import TEXT_ROWS, Columns, ShardFile, TextFile, map_shard, map_text
+from habitus.data.stream import open_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SLICE = 8 * TEXT_ROWS
 
@@ -24,22 +30,20 @@ class Side:
 
 def merge_shard(old: Side, new: Side, maps: Mapping[str, np.ndarray], columns: Columns, path: Path) -> None:
     """Write the merge of two shard files to `path`; `maps` turn the old codes into the new ones."""
-    from habitus.data.stream import text_path
-
     before, after = map_shard(old.path), map_shard(new.path)
     places = positions(old.counts, before, new.counts, after)
     n_rows = int(old.counts.sum() + new.counts.sum())
-    shard = ShardFile(path, n_rows, columns.dtypes)
-    for at, taken_old, taken_new, is_old in _slices(places, n_rows):
-        for name, dtype in columns.dtypes.items():
-            values = np.empty(len(is_old), dtype)
-            kept = before[name][taken_old]
-            values[is_old] = maps[name][kept] if name in maps else kept
-            values[~is_old] = after[name][taken_new]
-            shard.write(name, at, values)
-    shard.close()
-    if columns.text and old.text is not None and new.text is not None:
-        _merge_text(old.text, new.text, places, n_rows, TextFile(text_path(path), columns.text))
+    with closing(ShardFile(path, n_rows, columns.dtypes)) as shard:
+        for at, taken_old, taken_new, is_old in _slices(places, n_rows):
+            for name, dtype in columns.dtypes.items():
+                values = np.empty(len(is_old), dtype)
+                kept = before[name][taken_old]
+                values[is_old] = maps[name][kept] if name in maps else kept
+                values[~is_old] = after[name][taken_new]
+                shard.write(name, at, values)
+    with open_text(path, columns) as text:
+        if text is not None and old.text is not None and new.text is not None:
+            _merge_text(map_text(old.text), map_text(new.text), places, n_rows, text)
 
 
 def positions(
@@ -77,10 +81,9 @@ def _slices(places: np.ndarray, n_rows: int) -> Iterator[tuple[int, slice, slice
         yield start, slice(start - first, stop - last), slice(first, last), is_old
 
 
-def _merge_text(old: Path, new: Path, places: np.ndarray, n_rows: int, out: TextFile) -> None:
+def _merge_text(before: pa.Table, after: pa.Table, places: np.ndarray, n_rows: int, out: TextFile) -> None:
     import pyarrow as pa
 
-    before, after = map_text(old), map_text(new)
     for _, taken_old, taken_new, is_old in _slices(places, n_rows):
         parts = [t.slice(s.start, s.stop - s.start) for t, s in ((before, taken_old), (after, taken_new))]
         rank = np.empty(len(is_old), np.int64)
@@ -88,4 +91,3 @@ def _merge_text(old: Path, new: Path, places: np.ndarray, n_rows: int, out: Text
         rank[~is_old] = parts[0].num_rows + np.arange(parts[1].num_rows)
         for batch in pa.concat_tables(parts).take(pa.array(rank)).combine_chunks().to_batches():
             out.write(batch)
-    out.close()

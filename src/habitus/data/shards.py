@@ -58,7 +58,11 @@ class ShardFile:
     def __init__(self, path: Path, n_rows: int, dtypes: Mapping[str, np.dtype]) -> None:
         self.path, self.n_rows, self.dtypes = path, n_rows, dict(dtypes)
         self._handle = path.open("wb", buffering=0)
-        self._places = _lay_out(self._handle.fileno(), n_rows, self.dtypes)
+        try:
+            self._places = _lay_out(self._handle.fileno(), n_rows, self.dtypes)
+        except BaseException:
+            self._handle.close()
+            raise
 
     def write(self, name: str, at: int, values: np.ndarray) -> None:
         """Put values at row `at` of a column."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,19 +129,21 @@ def text_path(path: Path) -> Path:
 
 
 def _fill(path: Path, source: _Pieces, n_rows: int, columns: Columns) -> int:
-    shard = ShardFile(path, n_rows, columns.dtypes)
-    text = TextFile(text_path(path), columns.text) if columns.text else None
+    """Write the next `n_rows` rows to a shard and its text; give how many there were."""
     at = 0
-    while at < n_rows and (piece := source.take(n_rows - at)) is not None:
-        for name in columns.dtypes:
-            shard.write(name, at, piece.column(name).to_numpy(zero_copy_only=False))
-        if text is not None:
-            text.write(piece)
-        at += piece.num_rows
-    shard.close()
-    if text is not None:
-        text.close()
+    with closing(ShardFile(path, n_rows, columns.dtypes)) as shard, open_text(path, columns) as text:
+        while at < n_rows and (piece := source.take(n_rows - at)) is not None:
+            for name in columns.dtypes:
+                shard.write(name, at, piece.column(name).to_numpy(zero_copy_only=False))
+            if text is not None:
+                text.write(piece)
+            at += piece.num_rows
     return at
+
+
+def open_text(path: Path, columns: Columns) -> AbstractContextManager[TextFile | None]:
+    """Open the text file beside a shard, or nothing where the schema has no text."""
+    return closing(TextFile(text_path(path), columns.text)) if columns.text else nullcontext()
 
 
 class _Pieces:

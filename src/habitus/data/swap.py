@@ -9,18 +9,15 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from habitus.core.atomic import PARTIAL, disk_errors, write_json
 from habitus.core.errors import StoreError
 from habitus.data.store import MANIFEST, Store, files_of
-
-ALIVE = "writer.pid"
 
 
 @contextmanager
@@ -71,32 +68,21 @@ def sweep(store: Store) -> None:
                 file.unlink()
 
 
-def mark_alive(folder: Path) -> None:
-    """Write down which process fills a folder, so that a later one can tell whether it was killed."""
-    (folder / "work").mkdir(exist_ok=True)
-    (folder / "work" / ALIVE).write_text(str(os.getpid()))
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Lock a folder that is being filled, so that another process can tell it from one whose process was killed."""
+    with _opened(folder) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def remove_dead(path: Path) -> None:
-    """Remove the half-made folders beside `path` that a killed ingest of the same name left."""
+    """Remove the half-made folders beside `path` that a killed ingest of this name left: nobody holds their lock."""
     if not path.parent.is_dir():
         return
     for leftover in path.parent.glob(f"{PARTIAL}????????-{path.name}"):
-        if not _is_alive(leftover):
+        with suppress(OSError), claimed(leftover):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _is_alive(folder: Path) -> bool:
-    """Say whether the process that fills a folder still runs; without its mark, an hour of silence counts as death."""
-    try:
-        os.kill(int((folder / "work" / ALIVE).read_text()), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    except (OSError, ValueError):
-        return folder.exists() and time.time() - folder.stat().st_mtime < 3600
-    return True
 
 
 @contextmanager
