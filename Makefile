@@ -1,5 +1,5 @@
 # Everything starts here: each target works in an empty clone, and makes what it needs first.
-#   make setup    .venv with the command `habitus`, versions as in constraints.txt (GPU=1: torch's CUDA build on Linux)
+#   make setup    .venv with the command `habitus`, versions as in constraints.txt (TORCH_INDEX=URL: take torch from there)
 #   make demo     a real log down the whole road; leaves demo/
 #   make test     checks, then the tests
 #   make bench    side-by-side measurements; appends to benchmarks/results.csv (SIZE=small|full, ONLY="ingest loader")
@@ -14,8 +14,6 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check
 HABITUS := $(BIN)/habitus
-TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
-CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 SIZE ?= small
 
 .PHONY: help setup demo test check docs bench
@@ -24,18 +22,12 @@ help:
 
 setup: $(STAMP)
 
-# torch first: on Linux the default wheel brings gigabytes of CUDA, which nothing here needs
+# torch first: TORCH_INDEX may name where its CPU build lies; the default build for Linux brings gigabytes of CUDA
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"habitus needs Python 3.11 or newer, found {v[0]}.{v[1]}; try: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "installing into $(VENV): one to three minutes, about 2.5 GB on disk"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-ifndef GPU
-	@if [ "$$(uname -s)" = Linux ] && ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
-	  $(PIP) --no-deps "torch==$(TORCH)+cpu" 2>/dev/null \
-	  || $(PIP) --no-deps --index-url $(CPU_INDEX) "torch==$(TORCH)" \
-	  || { echo "no CPU build of torch $(TORCH) within reach; set CPU_INDEX, or take the CUDA build: make setup GPU=1"; exit 1; }; \
-	fi
-endif
+	$(BIN)/pip install -q --no-deps -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@$(PIP) -c constraints.txt -e '.[dev,sql]'
 	@touch $(STAMP)
 
