@@ -34,11 +34,12 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	rm -rf demo
 	$(HABITUS) ingest online_retail --out demo/online_retail.store
-	$(HABITUS) train recipes/online_retail_lumos.toml --store demo/online_retail.store --out demo/run
+	$(HABITUS) train recipes/online_retail_demo.toml --store demo/online_retail.store --out demo/run
 	$(HABITUS) evaluate demo/run
-	$(HABITUS) predict demo/run --cutoff 2011-11-11 --out demo/predictions.parquet
-	$(HABITUS) whatif demo/run --calendar recipes/calendars/base.csv --calendar recipes/calendars/no_holidays.csv --out demo/whatif.parquet
+	$(HABITUS) predict demo/run --cutoff 2011-11-10 --out demo/predictions.parquet
+	$(HABITUS) whatif demo/run --cutoff 2011-11-10 --calendar recipes/calendars/base.csv --calendar recipes/calendars/extra_holiday.csv --out demo/whatif.parquet
 	$(HABITUS) report demo/run --out demo/report.html
+	@echo "look at demo/report.html; the model is demo/run/artifact, the forecasts demo/predictions.parquet"
 
 test: check
 	$(BIN)/python -m pytest -q

@@ -109,13 +109,13 @@ class Calendar:
                 write(beside)
 
 
-def read_calendar(path: str | Path, audiences: str | Path | None = None) -> Calendar:
-    """Read a calendar from CSV or Parquet, with audiences from a second file.
+def read_calendar(path: str | Path, audiences: str | Path | pl.DataFrame | None = None) -> Calendar:
+    """Read a calendar from CSV or Parquet, with audiences from a second file or from a table.
 
     Errors: `CalendarError` for a missing or unreadable file, and those of `Calendar.build`.
     """
     table = _read(Path(path))
-    groups = None if audiences is None else _read(Path(audiences))
+    groups = audiences if audiences is None or isinstance(audiences, pl.DataFrame) else _read(Path(audiences))
     return Calendar.build(table, groups, where=str(path))
 
 

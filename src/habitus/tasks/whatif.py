@@ -110,8 +110,7 @@ def _read(calendars: Sequence[str | Path | Calendar], known: Calendar) -> tuple[
             tables.append(given)
             continue
         names.append(Path(given).stem)
-        table = read_calendar(given)
-        tables.append(Calendar(table.events, known.audiences))
+        tables.append(read_calendar(given, known.audiences))
     if len(set(names)) < len(names):
         names = [f"{name} ({i})" for i, name in enumerate(names)]
     return names, tables
