@@ -7,8 +7,11 @@ from torch import nn
 from habitus.models.heads import Head, n_outputs
 from habitus.models.lumos import Lumos, LumosConfig, LumosShape
 from habitus.testing.contracts import DayModelContract, ModelContract, ObjectiveContract, day_batch, take
+from habitus.testing.threads import one_thread
 from habitus.tokens.batch import DayBatch
 from habitus.training.objectives.multi_task import MultiTask
+
+__all__ = ["one_thread"]
 
 SHAPE = LumosShape(n_activity=3, n_known=4, n_profile=2, history=40, horizon=5, outputs=(1, 3))
 DAY_SHAPE = LumosShape(n_activity=3, n_known=4, n_profile=2, history=40, horizon=5, outputs=(1, 3), day_outputs=(1, 2))

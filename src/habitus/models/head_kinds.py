@@ -310,7 +310,7 @@ def _polish(head: Head, y: np.ndarray) -> Head:
         raw = torch.tensor(x, dtype=torch.float64, requires_grad=True)
         mean = KINDS[head.kind].loss(head, raw.expand(len(values), -1), values).mean()
         mean.backward()
-        return float(mean), raw.grad.numpy()  # pyright: ignore
+        return mean.item(), raw.grad.numpy()  # pyright: ignore
 
     found = minimize(
         objective, np.array(head.base), jac=True, method="L-BFGS-B", bounds=[(-12.0, 12.0)] * len(head.base)

@@ -306,7 +306,7 @@ class Lumos(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:
-        """Xavier for matrices, zero for biases, 0.02 for free vectors and head outputs (all start near the base)."""
+        """Xavier for matrices, zero for biases, small free vectors and head outputs: all start near the base rate."""
         draw = torch.Generator().manual_seed(seed)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -316,9 +316,11 @@ class Lumos(nn.Module):
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
         heads = [m for r in (self.readout, self.day_readout) if r for n, m in r.named_modules() if n.startswith("head")]
-        free = [p for p in (self.kinds, self.places, getattr(self.readout, "queries", None)) if p is not None]
-        for weight in [*free, *(m.weight for m in heads if isinstance(m, nn.Linear))]:
-            weight.normal_(0.0, 0.02, generator=draw)
+        for weight in (self.kinds, self.places, *(m.weight for m in heads if isinstance(m, nn.Linear))):
+            if weight is not None:
+                weight.normal_(0.0, 0.02, generator=draw)
+        if isinstance(self.readout, Pool):
+            self.readout.queries.normal_(0.0, 0.5, generator=draw)  # z has unit entries: targets look at days unevenly
 
     def forward(self, batch: DayBatch) -> LumosOutput:
         """Give raw outputs; the same as `decode(encode(batch), batch.known_future)`."""

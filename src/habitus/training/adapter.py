@@ -180,6 +180,12 @@ class Adapter(pl.LightningModule):
             self.save()  # the last batch of an epoch is followed by the checkpoint of that epoch
         self._clock = time.perf_counter()
 
+    def configure_gradient_clipping(self, optimizer: Any, *limits: Any, **named: Any) -> None:
+        """Clip the norm over all weights here: Lightning's own way refuses fused optimisers under bf16."""
+        if self.config.clip:
+            own = getattr(self.trainer.strategy.model, "clip_grad_norm_", None)  # FSDP: weights are in pieces
+            own(self.config.clip) if own else nn.utils.clip_grad_norm_(self.weights(), self.config.clip)
+
     def progress(self) -> float:
         """Share of the planned steps done."""
         return min(1.0, (self.place.epoch + self.place.batch / max(self.n_batches, 1)) / self.config.epochs)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -67,7 +68,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Errors: `TrainingError` for a file that is not a whole checkpoint.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # hints about foreign pickles; the error below says what matters
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as cause:
         raise TrainingError(
             "a checkpoint of this toolkit",

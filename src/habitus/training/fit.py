@@ -171,7 +171,6 @@ def _train(
             strategy=config.strategy,
             precision="bf16-mixed" if config.precision == "bf16" else "32-true",
             max_epochs=adapter.n_epochs - place.epoch,
-            gradient_clip_val=config.clip or None,
             logger=_loggers(config, folder),
             plugins=[AtomicCheckpointIO()],
             default_root_dir=folder,

@@ -1,0 +1,107 @@
+"""Sizes, dials and counts of LUMOS; what every model must do is in tests/contracts."""
+
+import pytest
+import torch
+
+from habitus.core.errors import ConfigError
+from habitus.models.lumos import Lumos, LumosConfig, LumosShape, flops
+from habitus.testing.contracts import day_batch
+
+SPEC = {"n_activity": 13, "n_known": 32, "n_profile": 9, "history": 360}
+REFERENCE = LumosShape(**SPEC, horizon=7, outputs=(1,) * 5)
+REFERENCE_BY_DAY = LumosShape(**SPEC, horizon=7, day_outputs=(1,) * 5)
+OURS = LumosShape(**SPEC, horizon=28, outputs=(1, 1, 3, 3, 3))
+
+
+def count(config: LumosConfig, shape: LumosShape) -> int:
+    return sum(p.numel() for p in Lumos(config, shape).parameters())
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "expected"),
+    [
+        ({"size": "reference"}, REFERENCE, 14_691_845),
+        ({"size": "reference", "positions": "learned"}, REFERENCE, 14_879_749),
+        ({"size": "reference"}, REFERENCE_BY_DAY, 13_118_981),
+        ({"size": "tiny"}, OURS, 135_275),
+        ({"size": "small"}, OURS, 2_819_819),
+        ({"size": "base"}, OURS, 13_325_579),
+        ({"size": "large"}, OURS, 203_940_363),
+    ],
+)
+def test_parameter_counts(config: dict, shape: LumosShape, expected: int) -> None:
+    assert count(LumosConfig(**config), shape) == expected
+
+
+def test_a_readout_by_day_costs_only_where_it_is_asked_for() -> None:
+    both = LumosShape(**SPEC, horizon=28, outputs=OURS.outputs, day_outputs=(1, 3))
+    d = LumosConfig(size="tiny").d_model
+    assert count(LumosConfig(size="tiny"), both) - 135_275 == d * d + d + (d + 1) * 4
+
+
+def test_the_dial_fills_what_is_not_given() -> None:
+    config = LumosConfig(size="large", n_encoder=3, dropout=0.0)
+    assert (config.d_model, config.n_heads, config.d_ff, config.n_encoder, config.n_decoder) == (1024, 16, 4096, 3, 4)
+    assert LumosConfig().d_model == LumosConfig(size="small").d_model == 192
+    reference = LumosConfig(size="reference", norm="pre")
+    assert (reference.norm, reference.activation, reference.readout) == ("pre", "relu", "flatten")
+    assert LumosConfig.parse(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"sise": "tiny"}, "did you mean 'size'"),
+        ({"size": "huge"}, "'huge'"),
+        ({"size": "tiny", "n_heads": 7}, "multiple of n_heads"),
+        ({"d_model": 100}, "multiple of 8"),
+        ({"dropout": 1.0}, "less than 1"),
+    ],
+)
+def test_configs_that_make_no_sense_are_refused(values: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        LumosConfig.parse(values)
+
+
+@pytest.mark.parametrize(("n_kept", "gigaflops"), [(360, 8.04), (30, 0.63), (10, 0.24)])
+def test_operations_agree_with_the_count_by_hand(n_kept: int, gigaflops: float) -> None:
+    assert flops(LumosConfig(size="reference"), REFERENCE, n_kept) / 1e9 == pytest.approx(gigaflops, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"norm": "post", "readout": "flatten", "activation": "relu"}, {"future_self_attention": True}],
+)
+def test_operations_agree_with_what_torch_counts(options: dict) -> None:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shape = LumosShape(5, 12, 3, 60, 14, (1, 3), (1,))
+    model = Lumos(LumosConfig(size="tiny", **options), shape).eval()
+    batch = day_batch(8, shape, n_days=20)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model(batch)
+    n_places = batch.kind.shape[1]  # torch counts padding too
+    assert 8 * model.flops(n_places) == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_dropout_is_drawn_in_training_only() -> None:
+    shape = LumosShape(5, 12, 3, 60, 14, (1, 3))
+    model, batch = Lumos(LumosConfig(size="tiny"), shape), day_batch(8, shape)
+    assert not torch.equal(model(batch).window, model(batch).window)
+    assert torch.equal(model.eval()(batch).window, model(batch).window)
+
+
+def test_outputs_start_near_zero_which_is_the_base_rate() -> None:
+    for size in ("tiny", "small", "reference"):
+        model = Lumos(LumosConfig(size=size), LumosShape(5, 12, 3, 60, 14, (1, 3))).eval()
+        with torch.no_grad():
+            assert float(model(day_batch(32, model.shape)).window.abs().mean()) < 0.5
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "tape", "none"])
+def test_positions_tell_when(positions: str) -> None:
+    shape = LumosShape(3, 4, 2, 40, 5, (1,))
+    model, batch = Lumos(LumosConfig(size="tiny", positions=positions), shape).eval(), day_batch(4, shape)
+    later = type(batch)(**{**vars(batch), "day": (batch.day + 1).clamp(max=39)})
+    assert torch.equal(model(batch).window, model(later).window) is (positions == "none")
