@@ -134,6 +134,18 @@ def test_no_win_at_all_leads_the_verdict():
     assert first.verdict == "LUMOS does not beat the best baseline on any target. No clear difference on all 4."
 
 
+def test_a_win_over_weak_rivals_is_not_passed_off_as_knowledge():
+    metrics = online_retail()
+    for row in metrics["table"]:
+        if (row["target"], row["model"]) == ("days", "LUMOS"):
+            row["metrics"]["wape"] = {"value": 1.0, "low": 1.0, "high": 1.0}
+        if (row["target"], row["model"]) == ("buy", "LUMOS"):
+            row["metrics"]["auc"] = {"value": 0.51, "low": 0.495, "high": 0.525}
+    text = words(page_of(metrics))
+    assert "On buy it is no better than a coin toss. On days it is no better than forecasting nothing." in text
+    assert "But LUMOS itself is no better than forecasting nothing here." in text
+
+
 def test_names_are_escaped_everywhere(strange: str):
     tags = parse(strange).tags
     assert sum(tag == "script" for tag, _ in tags) == 4, "only the page's own scripts"
@@ -206,6 +218,16 @@ def test_a_placebo_that_moves_is_a_warning():
     assert "should change nothing, but it moved buy." in words(page_of(metrics))
     metrics["whatif"]["placebo"] = []
     assert "No placebo was run" in words(page_of(metrics))
+
+
+def test_a_what_if_without_intervals_says_so():
+    metrics = online_retail()
+    for row in metrics["whatif"]["rows"]:
+        row.update(low=None, high=None)
+    text = words(page_of(metrics))
+    assert "No interval was computed" in text
+    assert "no interval known" in text
+    assert "interval holds 0 " not in text.split("What if")[-1].split("placebo")[0]
 
 
 def test_few_past_occurrences_are_a_warning():

@@ -36,7 +36,7 @@ def forecast_section(record: Record) -> Section:
 
 def by_day(entry: DailyTotals) -> str:
     """Name a daily total with its unit, unless the name says the unit."""
-    unit = f" ({entry.unit})" if entry.unit and entry.unit not in entry.target else ""
+    unit = f": {entry.unit}" if entry.unit and entry.unit not in entry.target else ""
     return f"{entry.target}{unit} by day"
 
 
@@ -96,48 +96,54 @@ def _row(
 
 
 def _forecast_words(entry: DailyTotals) -> str:
-    said, known = _sum(entry.forecast.value), _sum(entry.forecast.actual)
+    said, known = (over_window(entry, values) for values in (entry.forecast.value, entry.forecast.actual))
     if said is None:
         return "The forecast is incomplete."
-    text = f"Expected: {_over_window(entry, said)} {_window(entry)}."
+    text = f"Expected: {_said(entry)} {window(entry)}."
     if known is None:
         return f"{text} What happened is not known yet."
     ratio = said / known - 1 if known else None
     gap = "" if ratio is None else f", so the forecast was {percent(abs(ratio))} too {'high' if ratio > 0 else 'low'}"
-    text = f"{text} Happened: {_over_window(entry, known)}{gap}."
+    text = f"{text} Happened: {_happened(entry)}{gap}."
     held = [ok for ok in plots.inside(entry) if ok is not None]
     meant = f" (meant to hold {percent(entry.level)})" if entry.level else ""
     return f"{text} The band held {sum(held)} of {plural(len(held), 'day')}{meant}." if held else text
 
 
-def _over_window(entry: DailyTotals, total: float | None) -> str:
-    """Users are counted anew each day, so their days are averaged; amounts are summed."""
-    if total is None:
-        return UNKNOWN
-    is_users = entry.unit == "users"
-    return quantity(total / len(entry.forecast.day) if is_users else total, entry.unit, 0 if is_users else None)
+def over_window(entry: DailyTotals, values: Sequence[float | None]) -> float | None:
+    """One figure for the whole window: amounts are summed, users are averaged, as one user counts on several days."""
+    known = [v for v in values if v is not None]
+    if not known or len(known) < len(values):
+        return None
+    return sum(known) / (len(known) if entry.unit == "users" else 1)
 
 
-def _window(entry: DailyTotals) -> str:
-    return "a day on average" if entry.unit == "users" else f"over {plural(len(entry.forecast.day), 'day')}"
+def _said(entry: DailyTotals) -> str:
+    """The forecast over the window, with the digits that its band supports."""
+    value, low, high = (over_window(entry, v) for v in (entry.forecast.value, entry.forecast.low, entry.forecast.high))
+    return quantity(value, entry.unit, max(place(value, low, high), 0))
+
+
+def _happened(entry: DailyTotals) -> str:
+    return quantity(over_window(entry, entry.forecast.actual), entry.unit, 0 if entry.unit == "users" else None)
+
+
+def window(entry: DailyTotals) -> str:
+    """Say what the figure of the whole window is."""
+    return "a day, on average" if entry.unit == "users" else f"over {plural(len(entry.forecast.day), 'day')}"
 
 
 def _by_cutoff(target: str, entries: Sequence[DailyTotals]) -> Table:
     rows = []
     for entry in sorted(entries, key=lambda d: d.cutoff.toordinal() if d.cutoff else 0):
-        said, known = _sum(entry.forecast.value), _sum(entry.forecast.actual)
+        said, known = (over_window(entry, values) for values in (entry.forecast.value, entry.forecast.actual))
         held = [ok for ok in plots.inside(entry) if ok is not None]
         gap = percent(said / known - 1, sign=True) if said is not None and known else UNKNOWN
         in_band = f"{sum(held)} of {len(held)}" if held else UNKNOWN
-        rows.append((Cell(day(entry.cutoff)), Cell(_over_window(entry, said)), Cell(_over_window(entry, known)),
+        rows.append((Cell(day(entry.cutoff)), Cell(_said(entry)), Cell(_happened(entry)),
                      Cell(gap), Cell(in_band)))  # fmt: skip
-    caption = f"{target} {_window(entries[0])}, at each test cut-off"
+    caption = f"{target} {window(entries[0])}, at each test cut-off"
     return Table(caption, ("Cut-off", "Forecast", "Happened", "Error", "Days in band"), rows, frozenset({1, 2, 3, 4}))
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) if known and len(known) == len(values) else None
 
 
 def _dates(start: date, end: date | None) -> str:

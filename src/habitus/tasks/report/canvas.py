@@ -73,8 +73,11 @@ class Canvas:
     def finish(self, height: int, *, top: int = 8, bottom: int = 30, left: int = 44, right: int = 12) -> dict[str, Any]:
         """Give the figure: `{"data": [...], "layout": {...}}`."""
         look = {"gridcolor": LIGHT["grid"], "zerolinecolor": LIGHT["grid"], "linecolor": LIGHT["muted"],
-                "fixedrange": True, "tickfont": {"size": 12}, "tickangle": 0, "automargin": False}  # fmt: skip
-        quiet = {"x": {"showgrid": False, "zeroline": False, "showline": True}, "y": {"showline": True}}
+                "fixedrange": True, "tickfont": {"size": 12}, "tickangle": 0}  # fmt: skip
+        quiet = {
+            "x": {"showgrid": False, "zeroline": False, "showline": True},
+            "y": {"showline": True, "automargin": True},
+        }
         axes = {name: look | quiet[name[0]] | own for name, own in self.axes.items()}
         layout = {
             "height": height, "showlegend": False, "dragmode": False, "hovermode": "closest",

@@ -8,7 +8,18 @@ from habitus.tasks.report import plots
 from habitus.tasks.report.blocks import Cell, Heading, Key, Missing, Plot, Points, Prose, Row, Section, Table
 from habitus.tasks.report.first import test_rate, why_undefined
 from habitus.tasks.report.record import Difference, Estimate, Record, Target, filled
-from habitus.tasks.report.verdict import SYMBOL, WORD, Verdict, best_gate, model_of, outcome_of, verdict_of, verdicts
+from habitus.tasks.report.verdict import (
+    SYMBOL,
+    WORD,
+    Verdict,
+    best_gate,
+    idle_words,
+    is_idle,
+    model_of,
+    outcome_of,
+    verdict_of,
+    verdicts,
+)
 from habitus.tasks.report.words import (
     UNKNOWN,
     count,
@@ -99,7 +110,8 @@ def _verdict_words(record: Record, verdict: Verdict) -> str:
         "level": f"{verdict.model} does not win: {values}. The difference, {gap}, may be chance: its interval holds 0.",
         "worse": f"{verdict.model} loses: {values}, a difference of {gap}. For this target, use {verdict.against}.",
     }[verdict.outcome]
-    return f"{asked} {middle}{_seed_words(record, verdict, d.value)}"
+    idle = f" But {verdict.model} itself is no better than {idle_words(verdict)} here." if is_idle(verdict) else ""
+    return f"{asked} {middle}{idle}{_seed_words(record, verdict, d.value)}"
 
 
 def _others(record: Record, target: Target, judged: str) -> list[Prose]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
 from habitus.tasks.report import plots
-from habitus.tasks.report.ahead import by_day, trimmed
+from habitus.tasks.report.ahead import by_day, over_window, trimmed, window
 from habitus.tasks.report.blocks import Key, Plot
 from habitus.tasks.report.record import DailyTotals, Record, Target, Total
-from habitus.tasks.report.verdict import Verdict, model_of, overall, targets_of, verdicts
+from habitus.tasks.report.verdict import Verdict, idle_words, is_idle, model_of, overall, targets_of, verdicts
 from habitus.tasks.report.words import (
     count,
     day,
@@ -178,21 +177,13 @@ def _of_total(total: Total, horizon: int | None) -> Answer:
 
 
 def _of_daily(entry: DailyTotals) -> Answer:
-    """People counted on several days must not be added up: users are averaged over days, amounts are summed."""
-    ahead, is_users = entry.forecast, entry.unit == "users"
-    n = len(ahead.day)
-
-    def total(values: Sequence[float | None]) -> float | None:
-        known = [v for v in values if v is not None]
-        return None if not n or len(known) < n else sum(known) / (n if is_users else 1)
-
-    value, low, high, actual = (total(v) for v in (ahead.value, ahead.low, ahead.high, ahead.actual))
+    ahead = entry.forecast
+    value, low, high, actual = (over_window(entry, v) for v in (ahead.value, ahead.low, ahead.high, ahead.actual))
     at = max(place(value, low, high), 0)
-    words = "a day, on average" if is_users else f"over {plural(n, 'day')}"
     return Answer(
         entry.target,
         quantity(value, entry.unit, at),
-        words,
+        window(entry),
         _range(low, high, entry.unit, at, None),
         _happened(actual, entry.unit, low, high),
     )
@@ -225,6 +216,7 @@ def _standing(verdict: Verdict, rate: float | None) -> Standing:
     if difference is not None and difference.value is not None:
         at = gap_place(difference)
         words += f": {number(difference.value, at, sign=True)} {span(difference.low, difference.high, at, sign=True)}"
+    words += f". No better than {idle_words(verdict)}." if is_idle(verdict) else ""
     return Standing(target.name, verdict.outcome, words)
 
 

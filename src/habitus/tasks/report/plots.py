@@ -59,11 +59,11 @@ def daily_log(data: Data) -> Figure:
         canvas.line(x, values, "faint", 1, yaxis=axis, hovertemplate="%{x|%a %-d %b %Y}: %{y:,}<extra></extra>")
         canvas.line(x, week_mean(values), "model", 2.2, yaxis=axis)
         canvas.words(title, x=0, y=1, xref="paper", yref=f"{axis} domain", xanchor="left", yanchor="bottom")
-    counts = {"rangemode": "tozero", "nticks": 4, "tickformat": "~s"}
+    upper, lower = (_from_zero(values, nticks=4) for _, values in shown)
     canvas.axes = {
         "xaxis": {"anchor": "y2"},
-        "yaxis": {"domain": [0.58, 1], **counts},
-        "yaxis2": {"domain": [0, 0.42], **counts},
+        "yaxis": {"domain": [0.58, 1], **upper},
+        "yaxis2": {"domain": [0, 0.42], **lower},
     }
     return canvas.finish(300, top=26)
 
@@ -106,7 +106,8 @@ def training(history: Sequence[Epoch], name: str) -> Figure:
         if best is not None and value is not None:
             said = f"seed {seed}, best epoch %{{x}}: %{{y:.4f}}<extra></extra>"
             canvas.points([best.epoch], [value], colour, f"{symbol}-open", 11, hovertemplate=said)
-    canvas.axes["xaxis"] = {"title": titled("epoch"), "rangemode": "tozero"}
+    step = max(1, round(max(e.epoch for e in history) / 6))
+    canvas.axes["xaxis"] = {"title": titled("epoch"), "rangemode": "tozero", "dtick": step}
     return canvas.finish(270, bottom=44)
 
 
@@ -203,8 +204,8 @@ def whatif_forest(rows: Sequence[tuple[str, str, float, float | None, float | No
     canvas = Canvas()
     reach = 1.1 * max(abs(v) for row in rows for v in row[2:] if isinstance(v, (int, float))) or 1.0
     for y, (label, kind, value, low, high) in enumerate(reversed(rows)):
-        holds = low is None or high is None or low <= 0 <= high
-        answer = ("circle-open" if holds else "circle", "model")
+        holds = low is not None and high is not None and low <= 0 <= high
+        answer = ("x-thin" if low is None or high is None else "circle-open" if holds else "circle", "model")
         symbol, colour = ("diamond-open", "muted") if kind == "placebo" else answer
         _interval(canvas, y, (value, low, high), reach, symbol, colour)
         at = gap_place(Estimate(value=value, low=low, high=high), -2)
@@ -214,14 +215,22 @@ def whatif_forest(rows: Sequence[tuple[str, str, float, float | None, float | No
 
 
 def whatif_daily(entry: WhatIfDaily) -> Figure:
-    """Draw one line per calendar over the days of the forecast."""
-    canvas = Canvas()
-    for i, (calendar, values) in enumerate(entry.values.items()):
+    """Draw, for each further calendar, its change of each day against the first; a single calendar is drawn itself."""
+    canvas, (first, *others) = Canvas(), entry.values
+    base = entry.values[first]
+    for i, calendar in enumerate(others or [first]):
         colour, symbol, dash = SERIES[i % len(SERIES)]
-        said = f"{html.escape(short(calendar, 30))}, %{{x|%a %-d %b}}: %{{y:,.4~g}}<extra></extra>"
-        canvas.line(_iso(entry.day), values, colour, 1.6, dash)
-        canvas.points(_iso(entry.day), values, colour, symbol, 6, hovertemplate=said)
-    canvas.axes = {"xaxis": {"tickformat": "%-d %b"}, "yaxis": {"rangemode": "tozero", "nticks": 5, "tickformat": "~s"}}
+        values = entry.values[calendar]
+        change = [None if v is None or b is None else v - b for v, b in zip(values, base)] if others else values
+        said = (
+            f"{html.escape(short(calendar, 30))}, %{{x|%a %-d %b}}: %{{y:{'+' if others else ''},.3~g}}<extra></extra>"
+        )
+        canvas.line(_iso(entry.day), change, colour, 1.6, dash)
+        canvas.points(_iso(entry.day), change, colour, symbol, 6, hovertemplate=said)
+    if others:
+        canvas.rule(y=0)
+    drawn = [v for trace in canvas.data for v in trace["y"]]
+    canvas.axes = {"xaxis": {"tickformat": "%-d %b"}, "yaxis": _from_zero(drawn)}
     return canvas.finish(280, top=10)
 
 
@@ -255,10 +264,8 @@ def _forecast(entry: DailyTotals, size: float = 6) -> Canvas:
     _number_events(canvas, entry)
     days = [*entry.past.day, *ahead.day]
     bounds = {"range": [_edge(min(days), -1), _edge(max(days), 0)]} if days else {}
-    canvas.axes = {
-        "xaxis": {"tickformat": "%-d %b", **bounds},
-        "yaxis": {"rangemode": "tozero", "nticks": 5, "tickformat": "~s"},
-    }
+    drawn = [*entry.past.value, *ahead.value, *ahead.high, *ahead.actual]
+    canvas.axes = {"xaxis": {"tickformat": "%-d %b", **bounds}, "yaxis": _from_zero(drawn)}
     return canvas
 
 
@@ -325,6 +332,12 @@ def _name_row(canvas: Canvas, y: float, text: str, value: str = "", full: str = 
     canvas.words(text, x=0, xanchor="left", **where, **hover)
     if value:
         canvas.words(value, x=1, xanchor="right", name="value", **where, **hover)
+
+
+def _from_zero(values: Sequence[float | None], nticks: int = 5) -> dict[str, Any]:
+    """An axis of amounts that shows 0; k and M only where they shorten, as `~s` would write a fifth as 200m."""
+    top = max((abs(v) for v in values if v is not None), default=0.0)
+    return {"rangemode": "tozero", "nticks": nticks, "tickformat": "~s" if top >= 1000 else "~g"}
 
 
 def _form(entry: DailyTotals) -> str:

@@ -80,6 +80,19 @@ def best_gate(record: Record, target: str, name: str) -> str | None:
     return max(values, key=lambda gate: side * values[gate])
 
 
+def is_idle(verdict: Verdict) -> bool:
+    """Tell whether the model scores what no knowledge at all would: WAPE 1 (forecast nothing), or AUC about 0.5."""
+    value, low = verdict.model_value.value, verdict.model_value.low
+    if metric(verdict.metric).title == "WAPE":
+        return value is not None and value >= 0.995
+    return metric(verdict.metric).title == "AUC" and low is not None and low <= 0.5
+
+
+def idle_words(verdict: Verdict) -> str:
+    """Say what an idle score equals."""
+    return "forecasting nothing" if metric(verdict.metric).title == "WAPE" else "a coin toss"
+
+
 def overall(found: list[Verdict], model: str) -> str:
     """Say in short sentences where the model stands, the losses as plainly as the wins.
 
@@ -88,15 +101,19 @@ def overall(found: list[Verdict], model: str) -> str:
     """
     names = {o: [v.target.name for v in found if v.outcome == o] for o in ("better", "level", "worse")}
     n = sum(len(v) for v in names.values())
+    idle = [v for v in found if is_idle(v)]
     if not n:
         return "Nothing has been compared with a baseline yet."
     wins = len(names["better"])
-    if wins == n:
-        return f"{model} beats the best baseline {'on ' + names['better'][0] if n == 1 else f'on all {n} targets'}."
     head = f"on {wins} of {plural(n, 'target')} ({joined(names['better'])})" if wins else "on any target"
+    if wins == n:
+        head = f"on {names['better'][0]}" if n == 1 else f"on all {n} targets"
     parts = [f"{model} {'beats' if wins else 'does not beat'} the best baseline {head}."]
     parts += [f"No clear difference on {_listed(names['level'], n)}."] if names["level"] else []
     parts += [f"Worse on {_listed(names['worse'], n)}."] if names["worse"] else []
+    for words in dict.fromkeys(idle_words(v) for v in idle):
+        of_kind = [v.target.name for v in idle if idle_words(v) == words]
+        parts.append(f"On {joined(of_kind)} it is no better than {words}.")
     return " ".join(parts)
 
 

@@ -30,6 +30,10 @@ KINDS = {
     "targeted": "it was sent to chosen users, so the answer is an association: they may have differed to begin with.",
     "shared by all": "everybody got it on the same days, so the sample is its past occurrences, not the users.",
 }
+NO_INTERVAL = (
+    "No interval was computed: it comes from how far trainings with other seeds differ, and needs at least three. "
+    "Any of these differences may be noise."
+)
 FEW = 3  # past occurrences below which an event shared by all is a guess
 
 
@@ -47,11 +51,12 @@ def whatif_section(record: Record) -> Section:
     if whatif.changes:
         section.blocks.append(_changes(whatif.changes))
         section.blocks.extend(Prose(f"{c.event}: {words}", "warning") for c in whatif.changes if (words := _warning(c)))
-    drawn = _forest(whatif, base)
-    section.blocks.extend(drawn)
+    section.blocks.extend(_forest(whatif, base))
+    if others and not any(row.low is not None for row in whatif.rows if row.calendar != base):
+        section.blocks.append(Prose(NO_INTERVAL, "warning"))
     section.blocks.append(_totals(whatif, base))
     section.blocks.extend(_placebo(whatif))
-    section.blocks.extend(_daily(whatif, i) for i in range(len(whatif.daily)) if whatif.daily[i].day)
+    section.blocks.extend(_daily(whatif, i) for i in range(len(whatif.daily)) if whatif.daily[i].values)
     section.blocks.append(Points(_how_to_read(whatif), "How to read a what-if"))
     return section
 
@@ -110,11 +115,12 @@ def _forest(whatif: WhatIf, base: str) -> list[Row]:
                     lines.append((f"{target}: {_name(row) if kind == 'answer' else 'placebo'}", kind, value, low, high))
     if not any(kind == "answer" for _, kind, *_ in lines):
         return []
-    keys = [
-        Key("circle", "model", "interval leaves out 0"),
-        Key("circle-open", "model", "interval holds 0"),
-        *([Key("diamond-open", "muted", "placebo: should be 0")] if whatif.placebo else []),
-    ]
+    answers = [(low, high) for _, kind, _, low, high in lines if kind == "answer"]
+    known = [low <= 0 <= high for low, high in answers if low is not None and high is not None]
+    keys = [Key("circle", "model", "interval leaves out 0")] if False in known else []
+    keys += [Key("circle-open", "model", "interval holds 0")] if True in known else []
+    keys += [Key("x-thin", "model", "no interval known")] if len(known) < len(answers) else []
+    keys += [Key("diamond-open", "muted", "placebo: should be 0")] if whatif.placebo else []
     alt = "; ".join(
         f"{label} {number(v, gap_place(Estimate(value=v, low=lo, high=hi), -2), sign=True)} %"
         for label, _, v, lo, hi in lines
@@ -146,7 +152,8 @@ def _total(row: WhatIfRow | None, first: WhatIfRow | None, is_first: bool) -> Ce
     at = max(at, 0) if row.unit == "users" else at
     share, *_ = _share(row, first)
     change = "" if share is None else f", {percent(share / 100, sign=True)}"
-    return Cell(text, f"{number(row.difference, at, sign=True)} {span(row.low, row.high, at, sign=True)}{change}")
+    gap = f"{number(row.difference, at, sign=True)} {span(row.low, row.high, at, sign=True)}".strip()
+    return Cell(text, f"{gap}{change}")
 
 
 def _placebo(whatif: WhatIf) -> list[Prose]:
@@ -166,20 +173,20 @@ def _placebo(whatif: WhatIf) -> list[Prose]:
         return [Prose(f"The placebo ({names}) should change nothing, but it moved {targets}. "
                       "The model reacts to changes without weight: do not act on effects of that size.",
                       "warning")]  # fmt: skip
-    return [
-        Prose(
-            f"The placebo ({names}) should change nothing, and its intervals hold 0. "
-            "Read an effect no larger than the placebo's as noise.",
-            "note",
-        )
-    ]
+    are_known = all(row.low is not None and row.high is not None for row in whatif.placebo)
+    holds = ", and its intervals hold 0" if are_known else ""
+    words = f"The placebo ({names}) should change nothing{holds}. Read an effect no larger than the placebo's as noise."
+    return [Prose(words, "note")]
 
 
 def _daily(whatif: WhatIf, i: int) -> Plot:
     entry = whatif.daily[i]
-    keys = tuple(Key(plots.SERIES[k % 5][1], plots.SERIES[k % 5][0], name) for k, name in enumerate(entry.values))
-    alt = f"{entry.target} by day under {joined(list(entry.values))}."
-    return Plot(f"whatif-daily-{i}", f"{entry.target} by day under each calendar", alt, plots.whatif_daily(entry), keys)
+    first, *others = entry.values
+    keys = [Key(plots.SERIES[k % 5][1], plots.SERIES[k % 5][0], name) for k, name in enumerate(others or [first])]
+    unit = next((f": {row.unit}" for row in whatif.rows if row.target == entry.target and row.unit), "")
+    title = f"{entry.target}{unit} by day" + (f", change against “{first}”" if others else f" under “{first}”")
+    alt = f"{title}, for {joined(others)}." if others else f"{title}."
+    return Plot(f"whatif-daily-{i}", title, alt, plots.whatif_daily(entry), tuple(keys))
 
 
 def _how_to_read(whatif: WhatIf) -> list[tuple[str, str]]:

@@ -44,7 +44,8 @@ METRICS = {
     "ece": Metric(
         "ECE",
         -1,
-        "expected calibration error: how far stated chances are from observed shares, on average. 0.02 is 2 in 100.",
+        "expected calibration error: how far stated chances are from observed shares, on average. "
+        "0.02 is 2 in 100. Few rows bias it upwards.",
     ),
     "wape": Metric(
         "WAPE",
@@ -193,7 +194,7 @@ def gap_place(difference: Estimate, finest: int = -4) -> int:
     -4
     """
     low, high = difference.low, difference.high
-    at = max(finest, place(difference.value, low, high))
+    at = max(finest, place(difference.value, low, high, 2))
     nearest = min(abs(low), abs(high)) if low is not None and high is not None and low * high > 0 else 1.0
     return next((at - more for more in range(3) if round(nearest / 10.0 ** (at - more))), at)
 
