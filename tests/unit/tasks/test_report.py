@@ -20,7 +20,7 @@ from habitus.tasks.report import report
 from habitus.tasks.report.first import first_screen
 from habitus.tasks.report.page import PARTS, render
 from habitus.tasks.report.plots import forest, inside, wilson
-from habitus.tasks.report.record import Difference, Record, read_record
+from habitus.tasks.report.record import Difference, Estimate, Record, read_record
 from habitus.tasks.report.verdict import best_gate, outcome_of, verdicts
 from habitus.tasks.report.words import gap_place, number, place, quantity, span
 
@@ -299,6 +299,7 @@ def test_digits_follow_the_interval():
     assert span(1.0, None, 0) == ""
     assert gap_place(difference(0.0003, 0.0177)) == -4, "a bound that is not 0 does not look like 0"
     assert gap_place(difference(-0.0003, 0.0177)) == -3
+    assert gap_place(Estimate(value=773.0), -12) == 1, "two digits when nothing is known of its interval"
     assert gap_place(difference(1e-12, 0.0177)) == -3, "nor are endless digits written"
     assert number(1_234_567, 4) == "1.23M"
 

@@ -195,7 +195,9 @@ def gap_place(difference: Estimate, finest: int = -4) -> int:
     """
     low, high = difference.low, difference.high
     at = max(finest, place(difference.value, low, high, 2))
-    nearest = min(abs(low), abs(high)) if low is not None and high is not None and low * high > 0 else 1.0
+    if low is None or high is None or low * high <= 0:
+        return at
+    nearest = min(abs(low), abs(high))
     return next((at - more for more in range(3) if round(nearest / 10.0 ** (at - more))), at)
 
 
