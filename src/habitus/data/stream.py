@@ -84,10 +84,11 @@ def _coded(name: str, *, is_constant: bool) -> tuple[str, str]:
 
 
 def _session(scanned: Scan) -> str:
-    """A session is its number, or 60 bits of the md5 of its text; -1 where missing."""
-    if not scanned.projection.session_is_text:
-        return "coalesce(t.session, -1)"
-    return "coalesce(CAST('0x' || substr(md5(t.session), 1, 15) AS BIGINT), -1)"
+    """A session is its number, or 60 bits of the md5 of its text where it is no number from 0; -1 where missing."""
+    digest = "CAST('0x' || substr(md5(CAST(t.session AS VARCHAR)), 1, 15) AS BIGINT)"
+    if scanned.projection.session_is_text:
+        return f"coalesce({digest}, -1)"
+    return f"CASE WHEN t.session >= 0 THEN t.session WHEN t.session < 0 THEN {digest} ELSE -1 END"
 
 
 def write_shards(
