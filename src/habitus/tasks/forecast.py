@@ -137,20 +137,43 @@ def _split(heads: tuple[Head, ...], raw: Tensor) -> tuple[Tensor, ...]:
 def fit_calibration(answer: Forecast, heads: Heads, inputs: Inputs) -> dict[str, Any]:
     """Fit, on validation, what turns raw answers into calibrated ones; plain JSON, stored in the artifact.
 
-    `targets`: slope and shift of the log-odds of each binary target. `daily`: the relative error of daily totals,
-    for intervals. A target with one class only is left as it is.
+    `targets`: slope and shift of the log-odds of each binary target. `totals` and `daily`: the relative errors of
+    totals over users, of the window and by day, for intervals. A target with one class only is left as it is.
     """
     assert inputs.measured is not None, "calibration needs targets"
-    found: dict[str, Any] = {"targets": {}, "daily": {}}
+    found: dict[str, Any] = {"targets": {}, "totals": {}, "daily": {}}
     for k, head in enumerate(heads.window):
         y = inputs.measured.value[:, k]
         if head.kind == "binary" and 0 < y.mean() < 1:
-            found["targets"][head.name] = calibrator_to_json(fit_platt(y, answer.mean[:, k]))
+            calibrator = fit_platt(y, answer.mean[:, k])
+            found["targets"][head.name] = calibrator_to_json(calibrator)
+            answer.mean[:, k] = calibrate(calibrator, answer.mean[:, k])
+        found["totals"][head.name] = _total_error(answer.mean[:, k], y, answer.samples.cutoff)
     if inputs.day_measured is not None:
         for k, head in enumerate(heads.day):
             errors = _relative_errors(answer, inputs.day_measured.value[..., k], k)
             found["daily"][head.name] = _conformal(errors)
     return found
+
+
+def total_interval(total: float, error: Mapping[str, Any]) -> tuple[float, float]:
+    """Widen a total by the errors seen on validation; NaN where too few cut-offs were seen to tell."""
+    if error["log_ratio"] is None:
+        return math.nan, math.nan
+    return total * math.exp(-error["log_ratio"]), total * math.exp(error["log_ratio"])
+
+
+def _total_error(value: np.ndarray, actual: np.ndarray, cutoff: np.ndarray) -> dict[str, Any]:
+    """Give the |log(actual / forecast)| of totals that a new cut-off stays below in 80 % of cases.
+
+    Split-conformal over n earlier cut-offs: the error of rank ceil((n + 1) 0.8); too few cut-offs give none.
+    """
+    days = np.unique(cutoff)
+    pairs = [(actual[cutoff == day].sum(), value[cutoff == day].sum()) for day in days]
+    errors = sorted(abs(math.log(a / f)) for a, f in pairs if a > 0 and f > 0)
+    rank = math.ceil((len(errors) + 1) * COVERAGE)
+    found = errors[rank - 1] if rank <= len(errors) else None
+    return {"log_ratio": found, "n_cutoffs": len(errors), "coverage": COVERAGE}
 
 
 def day_totals(answer: Forecast, column: int) -> dict[int, np.ndarray]:

@@ -67,6 +67,7 @@ def whatif(
         "cutoff": str(to_date(day)),
         "calendars": names,
         "n_users": len(samples),
+        "level": 0.9,
         "n_members": len(artifact.members),
         "rows": _totals(heads, names, forecasts, by_member, run),
         "changes": changes,

@@ -76,7 +76,7 @@ class ProfileEncoder:
             chosen=chosen,
             scaler=Scaler.fit(values),
             flagged=tuple(name for name, share in zip(numbers, missing) if 0.01 < share < 0.99),
-            widths={n: len(columns.categories[n.removeprefix("profile.")]) + 1 for n in categories},
+            widths={n: len(dict(columns.categories)[n.removeprefix("profile.")]) + 1 for n in categories},
         )
 
     def encode(self, store: Store, samples: Samples, *, horizon: int) -> np.ndarray:

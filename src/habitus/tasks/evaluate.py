@@ -1,0 +1,339 @@
+"""Evaluate: the model beside its gate on the test cut-offs, with paired intervals over users."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from habitus.core.progress import track
+from habitus.data.calendar import to_date
+from habitus.data.cutoffs import Samples, samples_of
+from habitus.data.targets import Measured, measure, measure_days
+from habitus.metrics import calibration, classification, regression
+from habitus.metrics.bootstrap import Resamples, distribution, of_draws, resamples
+from habitus.models.artifact import Artifact, load_artifact, update_artifact
+from habitus.tasks.forecast import Forecast, Heads, ask, day_interval, day_totals, read_answers, total_interval
+from habitus.tasks.gate import GateRow, gate_rows
+from habitus.tasks.recipe import Recipe
+from habitus.tasks.run import Run, open_run, update_metrics
+from habitus.tokens.loader import prepare
+from habitus.tokens.spec import InputSpec
+
+MODEL = "LUMOS"
+BINARY: dict[str, Callable[..., Any]] = {
+    "auc": classification.auc,
+    "average_precision": classification.average_precision,
+    "log_loss": classification.log_loss,
+    "brier": classification.brier,
+    "ece": calibration.ece,
+}
+# each metric with the forecast that it rewards: the median for absolute errors, the mean for squared ones and for ranks
+AMOUNT: dict[str, tuple[Callable[..., Any], str]] = {
+    "wape": (regression.wape, "median"),
+    "mae": (regression.mae, "median"),
+    "rmse": (regression.rmse, "mean"),
+    "spearman": (regression.spearman, "mean"),
+    "mape_nonzero": (regression.mape_nonzero, "median"),
+}
+HIGHER_IS_BETTER = {"auc", "average_precision", "spearman"}
+LEADING = {"binary": "auc", "amount": "wape"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one model says of the test samples: mean and median [n, K]; for binary targets both are probabilities."""
+
+    name: str
+    role: str  # "model", "gate" or "blend"
+    mean: np.ndarray
+    median: np.ndarray
+
+
+def evaluate(run: str | Path | Run, *, store: str | Path | None = None) -> dict[str, Any]:
+    """Score the model and every gate row once on the test cut-offs; leave the figures in RUN/metrics.json.
+
+    Intervals are percentiles of a paired bootstrap over users: all rows see the same draws, and differences are taken
+    within a draw. They do not hold the noise of seeds, which is shown beside as `seed_sd`. Nothing is tuned here.
+
+    Errors: `ArtifactError` before training; `CutoffError` when a test window ends after the log.
+    """
+    run = run if isinstance(run, Run) else open_run(run, store)
+    recipe = run.recipe
+    artifact = load_artifact(run.artifact_path)
+    spec = InputSpec.from_json(artifact.spec)
+    heads = Heads(artifact.heads, artifact.day_heads)
+    samples = samples_of(run.store, recipe.cutoffs, "test")
+    inputs = prepare(run.store, spec, samples, has_targets=False)
+    answers = ask(artifact.members, [inputs])[0]
+    whole = read_answers(answers, heads, inputs, artifact.calibration)
+    members = [read_answers([one], heads, inputs, artifact.calibration) for one in answers]
+    measured = measure(spec.targets, run.store, samples)
+    rows = [_gate_row(row) for row in gate_rows(run, samples)]
+    rows.append(_model_row(MODEL, "model", whole))
+    rows += _blends(rows, recipe)
+    drawn = resamples(samples.user, recipe.gate.n_resamples, seed=recipe.gate.seed)
+    scored = _scored(rows, recipe, measured, drawn)
+    sections = {
+        "cutoffs": _with_count(run, len(samples)),
+        "models": [{"name": row.name, "role": row.role} for row in rows],
+        "table": _table(scored, rows, recipe, _seed_spread(members, recipe, measured)),
+        "differences": _differences(scored, rows, recipe),
+        "reliability": _reliability(rows, recipe, measured),
+        "totals": _totals(recipe, artifact, whole, measured),
+        "daily": _daily(run, artifact, heads, whole, spec),
+        "test_rates": {t.name: float((measured.value[:, k] > 0).mean()) for k, t in enumerate(recipe.targets)},
+    }
+    metrics = update_metrics(run.path, sections)
+    update_artifact(run.artifact_path, metrics={k: metrics[k] for k in ("table", "differences", "cutoffs")})
+    return metrics
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """Give the gate table and its verdicts as plain text."""
+    lines = []
+    for target in metrics["targets"]:
+        names = list(BINARY) if target["head"] == "binary" else list(AMOUNT)
+        rate = metrics["test_rates"][target["name"]]
+        lines += ["", f"{target['name']}: {target['define']} ({rate:.1%} of test samples above 0)"]
+        lines.append(f"  {'':<26}" + "".join(f"{name:>30}" for name in names[:4]))
+        for row in metrics["table"]:
+            if row["target"] == target["name"]:
+                cells = "".join(f"{_cell(row['metrics'][name]):>30}" for name in names[:4])
+                lines.append(f"  {row['model']:<26}{cells}")
+        for found in metrics["differences"]:
+            if found["target"] == target["name"] and found["metric"] == names[0] and found["model"] == MODEL:
+                lines.append(f"  {_verdict(found)}")
+    return "\n".join(lines).lstrip("\n")
+
+
+def _cell(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return "n/a"
+    return f"{figure['value']:.4g} [{_short(figure['low'])}, {_short(figure['high'])}]"
+
+
+def _short(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4g}"
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    word = {True: "better than", False: "WORSE than", None: "level with"}[found["is_better"]]
+    span = f"{found['metric']} {found['value']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+    return f"{found['model']} is {word} {found['against']}: {span}"
+
+
+def _gate_row(row: GateRow) -> Row:
+    return Row(row.name, "gate", row.mean, row.median)
+
+
+def _model_row(name: str, role: str, answer: Forecast) -> Row:
+    return Row(name, role, answer.mean, np.where(np.isnan(answer.median), answer.mean, answer.median))
+
+
+def _blends(rows: list[Row], recipe: Recipe) -> list[Row]:
+    """Average the model with the strongest gate row: log-odds of probabilities, values of amounts."""
+    trees = [row for row in rows if row.name.startswith("LightGBM")]
+    if not trees:
+        return []
+    model, other = rows[-1], trees[-1]
+    columns = {"mean": [], "median": []}
+    for k, target in enumerate(recipe.targets):
+        for part, found in columns.items():
+            a, b = getattr(model, part)[:, k], getattr(other, part)[:, k]
+            found.append(_mean_log_odds(a, b) if target.kind == "binary" else (a + b) / 2)
+    return [Row(f"{MODEL} + trees", "blend", np.stack(columns["mean"], 1), np.stack(columns["median"], 1))]
+
+
+def _mean_log_odds(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = (np.clip(p, 1e-9, 1 - 1e-9) for p in (a, b))
+    odds = np.sqrt(a / (1 - a) * b / (1 - b))
+    return odds / (1 + odds)
+
+
+@dataclass(frozen=True)
+class _Score:
+    value: float
+    draws: np.ndarray
+
+
+def _scored(rows: list[Row], recipe: Recipe, measured: Measured, drawn: Resamples) -> dict[tuple, _Score]:
+    """Score every (target, model, metric) once as it is and once per resample."""
+    jobs = [(k, row, name) for k, t in enumerate(recipe.targets) for row in rows for name in _metrics_of(t.kind)]
+    scored = {}
+    for k, row, name in track(jobs, "score"):
+        metric, p = _metric(name, row, k)
+        y = measured.value[:, k]
+        draws = distribution(metric, y, p, drawn)
+        scored[recipe.targets[k].name, row.name, name] = _Score(float(metric(y, p)), draws)
+    return scored
+
+
+def _metrics_of(kind: str) -> list[str]:
+    return list(BINARY if kind == "binary" else AMOUNT)
+
+
+def _metric(name: str, row: Row, k: int) -> tuple[Callable[..., Any], np.ndarray]:
+    if name in BINARY:
+        return BINARY[name], row.mean[:, k]
+    metric, part = AMOUNT[name]
+    return metric, getattr(row, part)[:, k]
+
+
+def _seed_spread(members: list[Forecast], recipe: Recipe, measured: Measured) -> dict[tuple[str, str], float]:
+    """Give, per (target, metric), the standard deviation over the members scored one by one."""
+    if len(members) < 2:
+        return {}
+    rows = [_model_row(f"member {m}", "model", answer) for m, answer in enumerate(members)]
+    spread = {}
+    for k, target in enumerate(recipe.targets):
+        for name in _metrics_of(target.kind):
+            found = []
+            for row in rows:
+                metric, p = _metric(name, row, k)
+                found.append(float(metric(measured.value[:, k], p)))
+            spread[target.name, name] = float(np.std(found, ddof=1))
+    return spread
+
+
+def _table(
+    scored: dict[tuple, _Score], rows: list[Row], recipe: Recipe, spread: dict[tuple[str, str], float]
+) -> list[dict[str, Any]]:
+    table = []
+    for target in recipe.targets:
+        for row in rows:
+            names = _metrics_of(target.kind)
+            figures = {n: _figure(scored[target.name, row.name, n]) for n in names}
+            entry: dict[str, Any] = {"target": target.name, "model": row.name, "metrics": figures}
+            if row.name == MODEL and spread:
+                entry["seed_sd"] = {n: spread[target.name, n] for n in names}
+            table.append(entry)
+    return table
+
+
+def _figure(score: _Score) -> dict[str, float | None]:
+    return of_draws(score.value, score.draws).to_json()
+
+
+def _differences(scored: dict[tuple, _Score], rows: list[Row], recipe: Recipe) -> list[dict[str, Any]]:
+    """Set the model, and the blend, against every gate row, metric by metric."""
+    found = []
+    for target in recipe.targets:
+        for row in (r for r in rows if r.role != "gate"):
+            for against in (r for r in rows if r.role == "gate"):
+                for name in _metrics_of(target.kind):
+                    a, b = scored[target.name, row.name, name], scored[target.name, against.name, name]
+                    gap = of_draws(a.value - b.value, a.draws - b.draws)
+                    facts = {"target": target.name, "metric": name, "model": row.name, "against": against.name}
+                    better = _is_better(name, gap.low, gap.high)
+                    found.append(facts | gap.to_json() | {"is_better": better})
+    return found
+
+
+def _is_better(metric: str, low: float, high: float) -> bool | None:
+    """Tell which side of 0 the interval lies on; None when it holds 0 or is unknown."""
+    if np.isnan(low) or low <= 0 <= high:
+        return None
+    return bool((low > 0) == (metric in HIGHER_IS_BETTER))
+
+
+def _reliability(rows: list[Row], recipe: Recipe, measured: Measured) -> list[dict[str, Any]]:
+    found = []
+    for k, target in enumerate(recipe.targets):
+        if target.kind != "binary":
+            continue
+        for row in rows:
+            bins = calibration.reliability(measured.value[:, k], row.mean[:, k])
+            lists = {name: np.asarray(getattr(bins, name)).tolist() for name in ("predicted", "observed", "n")}
+            found.append({"target": target.name, "model": row.name, **lists})
+    return found
+
+
+def _totals(recipe: Recipe, artifact: Artifact, answer: Forecast, measured: Measured) -> list[dict[str, Any]]:
+    """Set the forecast total of each target after the last test cut-off beside what happened."""
+    last = int(answer.samples.cutoff.max())
+    chosen = answer.samples.cutoff == last
+    found = []
+    for k, target in enumerate(recipe.targets):
+        value = float(answer.mean[chosen, k].sum())
+        error = artifact.calibration["totals"][target.name]
+        low, high = total_interval(value, error)
+        found.append(
+            {
+                "target": target.name,
+                "unit": target.unit or ("users" if target.kind == "binary" else ""),
+                "cutoff": str(to_date(last)),
+                "value": value,
+                "low": None if np.isnan(low) else low,
+                "high": None if np.isnan(high) else high,
+                "level": error["coverage"],
+                "actual": float(measured.value[chosen, k].sum()),
+                "n_users": int(chosen.sum()),
+            }
+        )
+    return found
+
+
+def _daily(run: Run, artifact: Artifact, heads: Heads, answer: Forecast, spec: InputSpec) -> list[dict[str, Any]]:
+    """Set forecast daily totals after the last test cut-off beside what happened, and beside the weeks before."""
+    last = int(answer.samples.cutoff.max())
+    chosen = answer.samples.cutoff == last
+    sections = []
+    for k, head in enumerate(heads.day):
+        target = next(t for t in run.recipe.targets if t.name == head.name)
+        forecast = day_totals(answer, k)[last]
+        low, high = day_interval(forecast, artifact.calibration["daily"][head.name])
+        truth = measure_days((spec.day_targets[k],), run.store, answer.samples.take(chosen), spec.horizon)
+        past = _past_totals(run, spec, k, last)
+        days = [str(to_date(last + 1 + f)) for f in range(spec.horizon)]
+        is_known = truth.is_observed[0, :, 0]
+        totals = truth.value[:, :, 0].sum(axis=0)
+        sections.append(
+            {
+                "target": head.name,
+                "define": target.define,
+                "unit": target.unit or "users",
+                "cutoff": str(to_date(last)),
+                "n_users": int(chosen.sum()),
+                "coverage": artifact.calibration["daily"][head.name]["coverage"],
+                "past": past,
+                "forecast": {
+                    "day": days,
+                    "value": forecast.tolist(),
+                    "low": _or_none(low),
+                    "high": _or_none(high),
+                    "actual": [float(v) if known else None for v, known in zip(totals, is_known)],
+                },
+                "events": _events_between(run, last - 56, last + spec.horizon),
+            }
+        )
+    return sections
+
+
+def _past_totals(run: Run, spec: InputSpec, k: int, last: int, n_days: int = 56) -> dict[str, list]:
+    """Sum a day target over all users on the days before a cut-off."""
+    n_days = min(n_days, last - run.store.first_day)
+    users = np.arange(run.store.n_users)
+    samples = Samples(users, np.full(len(users), last - n_days, np.int32))
+    totals = measure_days((spec.day_targets[k],), run.store, samples, n_days).value[:, :, 0].sum(axis=0)
+    return {"day": [str(to_date(last - n_days + 1 + d)) for d in range(n_days)], "value": totals.tolist()}
+
+
+def _events_between(run: Run, first: int, last: int) -> list[dict[str, str]]:
+    events = run.store.calendar.events
+    inside = events.filter((events["end"] >= to_date(first)) & (events["start"] <= to_date(last)))
+    shared = inside.filter(inside["audience"].is_null())
+    return [{k: str(v) for k, v in row.items()} for row in shared.select("event", "start", "end").to_dicts()]
+
+
+def _or_none(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(v) else float(v) for v in values]
+
+
+def _with_count(run: Run, n_test: int) -> dict[str, Any]:
+    cutoffs = json.loads((run.path / "metrics.json").read_text("utf-8"))["cutoffs"]
+    return {**cutoffs, "n_samples": {**cutoffs["n_samples"], "test": n_test}}
