@@ -46,6 +46,9 @@ class LumosConfig(Config):
     `reference` is the form with 14,691,845 parameters at the reference shape: post-norm, ReLU, sinusoidal positions,
     flattened readout, no vectors for silent days. The other sizes are our form of it.
 
+    `d_profile` opens a second way for the profile, through a hidden layer of that width to every future query; 0 leaves
+    the history as its only way, as in the paper. Worth it when the profile holds aggregates of the whole life.
+
     Errors: an unknown key, or a width that the heads do not divide, is a `ConfigError` from `parse`.
 
     >>> LumosConfig(size="tiny").d_model, LumosConfig(size="tiny", n_heads=2).n_heads
@@ -65,6 +68,7 @@ class LumosConfig(Config):
     readout: Literal["pool", "flatten"] = "pool"
     has_kind_vectors: bool = True
     future_self_attention: bool = False
+    d_profile: int = Field(0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -100,7 +104,8 @@ class LumosShape:
 class Cache:
     """A past, encoded once: a further calendar then costs only a decode.
 
-    `h` B S D; `keys` and `values` one B heads S D/heads per decoder layer; `mask` B 1 1 S, true on days that count.
+    `h` B S D; `keys` and `values` one B heads S D/heads per decoder layer; `mask` B 1 1 S, true on days that count;
+    `about` B D, what the profile adds to every future query, or None.
     It holds for one past: a calendar that differs at or before the cut-off needs a new one.
     """
 
@@ -108,6 +113,7 @@ class Cache:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     mask: Tensor
+    about: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -213,6 +219,19 @@ class DecoderBlock(nn.Module):
         return self.around_feed.after(x, self.feed(self.around_feed.before(x)))
 
 
+class About(nn.Module):
+    """P -> d_profile -> D: the profile's own way to the future queries."""
+
+    def __init__(self, config: LumosConfig, shape: LumosShape) -> None:
+        super().__init__()
+        self.rise = Linear(shape.n_profile, config.d_profile)
+        self.fall = Linear(config.d_profile, config.d_model)
+        self.activation, self.dropout = _activation(config), nn.Dropout(config.dropout)
+
+    def forward(self, profile: Tensor) -> Tensor:
+        return self.fall(self.dropout(self.activation(self.rise(self.dropout(profile)))))
+
+
 class Pool(nn.Module):
     """One learned query per target weighs the future days: softmax(q·z / sqrt D) over F."""
 
@@ -289,6 +308,7 @@ class Lumos(nn.Module):
             self.kinds = nn.Parameter(torch.empty(2, d // 4)) if config.has_kind_vectors else None
             self.fuse = Linear(d // 4 + d // 8 + d // 4, d)
             self.ask = Linear(d // 4, d)
+            self.about = About(config, shape) if config.d_profile else None
             self.activation = _activation(config)
             n_positions = shape.history + shape.horizon
             self.places = nn.Parameter(torch.empty(n_positions, d)) if config.positions == "learned" else None
@@ -334,13 +354,15 @@ class Lumos(nn.Module):
             x = block(x, mask)
         h = self.encoder_norm(x)
         pairs = [block.attention.project(h) for block in self.decoder]  # pyright: ignore
-        return Cache(h, tuple(k for k, _ in pairs), tuple(v for _, v in pairs), mask)
+        about = self.about(batch.profile) if self.about is not None else None
+        return Cache(h, tuple(k for k, _ in pairs), tuple(v for _, v in pairs), mask, about)
 
     def decode(self, cache: Cache, known_future: Tensor) -> LumosOutput:
         """Ask an encoded past with a calendar (B F E)."""
         z = self.activation(self.ask(self.embed_known(known_future)))
         places = self._places()
         z = z if places is None else z + places[self.shape.history :]
+        z = z if cache.about is None else z + cache.about[:, None]
         for block, keys, values in zip(self.decoder, cache.keys, cache.values):
             z = block(z, keys, values, cache.mask)
         z = self.decoder_norm(z)
@@ -396,11 +418,12 @@ def _future_flops(config: LumosConfig, shape: LumosShape, n_kept: float) -> floa
     if config.future_self_attention:
         block += 4 * d * d + 2 * days * d
     per_day = d // 4 * (shape.n_known + d) + config.n_decoder * block
+    about = config.d_profile * (shape.n_profile + d)
     if config.readout == "flatten" and shape.outputs:
         per_day += d * d
     window = sum(shape.outputs) * d + (len(shape.outputs) * d * (2 * days + d) if config.readout == "pool" else 0)
     by_day = d * (d + sum(shape.day_outputs)) if shape.day_outputs else 0
-    return 2 * (days * (per_day + by_day) + window)
+    return 2 * (days * (per_day + by_day) + window + about)
 
 
 def _activation(config: LumosConfig) -> nn.Module:

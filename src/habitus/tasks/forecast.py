@@ -143,12 +143,12 @@ def fit_calibration(answer: Forecast, heads: Heads, inputs: Inputs) -> dict[str,
     assert inputs.measured is not None, "calibration needs targets"
     found: dict[str, Any] = {"targets": {}, "totals": {}, "daily": {}}
     for k, head in enumerate(heads.window):
-        y = inputs.measured.value[:, k]
+        y, value = inputs.measured.value[:, k], answer.mean[:, k]
         if head.kind == "binary" and 0 < y.mean() < 1:
-            calibrator = fit_platt(y, answer.mean[:, k])
+            calibrator = fit_platt(y, value)
             found["targets"][head.name] = calibrator_to_json(calibrator)
-            answer.mean[:, k] = calibrate(calibrator, answer.mean[:, k])
-        found["totals"][head.name] = _total_error(answer.mean[:, k], y, answer.samples.cutoff)
+            value = calibrate(calibrator, value)
+        found["totals"][head.name] = _total_error(value, y, answer.samples.cutoff)
     if inputs.day_measured is not None:
         for k, head in enumerate(heads.day):
             errors = _relative_errors(answer, inputs.day_measured.value[..., k], k)
