@@ -198,7 +198,7 @@ def _type_codes(target: Target, store: Store) -> np.ndarray:
 
 
 def _amount(target: Target, shard: Shard, store: Store) -> np.ndarray:
-    if target.amount not in shard.amounts:
+    if target.amount is None or target.amount not in shard.amounts:
         meant = nearest(str(target.amount), store.amounts)
         hint = f"did you mean {meant!r}?" if meant else "declare it under events.amounts"
         known = ", ".join(store.amounts) or "none declared"

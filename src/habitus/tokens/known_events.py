@@ -83,9 +83,9 @@ def shared_table(known: KnownEvents, cutoff: int, first_day: int, n_days: int) -
         columns = CLOCK + PER_TYPE * code
         table[:, columns + 1 : columns + 3] = 1.0
     usable = np.flatnonzero(known.is_shared & (known.type >= 0) & (known.announced_at <= cutoff))
-    for row in usable:
+    for row, block in zip(usable, _block(known, usable, days, np.full(len(usable), cutoff))):
         columns = CLOCK + PER_TYPE * known.type[row]
-        _merge(table[:, columns : columns + PER_TYPE], _block(known, row, days, np.asarray(cutoff)))
+        _merge(table[:, columns : columns + PER_TYPE], block)
     if HOLIDAY in known.types:
         table[:, 9] = table[:, CLOCK + PER_TYPE * known.types.index(HOLIDAY)]
     return table

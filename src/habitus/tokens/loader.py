@@ -67,12 +67,12 @@ def prepare(
     Errors: `FingerprintError` when the store does not fit the spec.
     """
     table = day_table(store)
-    calendar = store.calendar if calendar is None else calendar
+    in_force: Calendar = store.calendar if calendar is None else calendar
     low, high = rows_until(table.offsets, table.day, samples.user, samples.cutoff, spec.tokens.history)
     if spec.tokens.max_days is not None:
         low = np.maximum(low, high - spec.tokens.max_days)
     first_day = store.users["first_day"].to_numpy()[samples.user].astype(np.int32)
-    known = known_events(calendar, spec.event_types, store.users["user"].to_numpy())
+    known = known_events(in_force, spec.event_types, store.users["user"].to_numpy())
     shared, cutoff_place = _shared(spec, known, samples)
     has_day_targets = has_targets and bool(spec.day_targets)
     return Inputs(
@@ -271,6 +271,21 @@ def _drawn(samples: Samples, per_user: int | None, seed: int) -> np.ndarray:
     return np.sort(order[rank < per_user])
 
 
+@dataclass(frozen=True)
+class _Days:
+    """Days kept for one reason: rows of the batch, positions, and rows of the day table where there is activity."""
+
+    row: np.ndarray
+    position: np.ndarray
+    kind: Kind
+    source: np.ndarray | None = None
+
+    def only(self, is_kept: np.ndarray) -> _Days:
+        keep = is_kept[self.row]
+        source = None if self.source is None else self.source[keep]
+        return _Days(self.row[keep], self.position[keep], self.kind, source)
+
+
 def _kept(
     inputs: Inputs, rows: np.ndarray, origin: np.ndarray, is_dropped: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -282,10 +297,10 @@ def _kept(
     history, samples = tokens.history, inputs.samples.take(rows)
     born = inputs.first_day[rows].astype(np.int64) - origin  # position of the user's first day; may be negative
     active, source = ranges(inputs.low[rows], inputs.high[rows])
-    lists = [(active, inputs.table.day[source] - origin[active], Kind.ACTIVE, source)]
+    lists = [_Days(active, inputs.table.day[source] - origin[active], Kind.ACTIVE, source)]
 
     started = np.flatnonzero(inputs.has_start[rows] & (born >= 1) & (born <= history))
-    lists.append((started, born[started] - 1, Kind.START, None))
+    lists.append(_Days(started, born[started] - 1, Kind.START))
 
     n_silent = history if tokens.keep == "all" else min(tokens.keep_recent, history)
     silent = np.repeat(np.arange(len(rows)), n_silent)
@@ -294,24 +309,18 @@ def _kept(
     silent = np.concatenate([silent, notable])
     silent_position = np.concatenate([silent_position, notable_day - origin[notable]])
     alive = silent_position >= born[silent]
-    lists.append((silent[alive], silent_position[alive], Kind.INACTIVE, None))
+    lists.append(_Days(silent[alive], silent_position[alive], Kind.INACTIVE))
 
     if is_dropped is not None and is_dropped.any():
-        lists = [_only(part, ~is_dropped) for part in lists]
+        lists = [part.only(~is_dropped) for part in lists]
         gone = np.flatnonzero(is_dropped)
-        lists.append((gone, np.full(len(gone), history - 1), Kind.START, None))
-    row = np.concatenate([part[0] for part in lists])
-    position = np.concatenate([part[1] for part in lists])
-    kind = np.concatenate([np.full(len(part[0]), int(part[2])) for part in lists])
-    source = np.concatenate([np.full(len(p[0]), -1) if p[3] is None else p[3] for p in lists])
+        lists.append(_Days(gone, np.full(len(gone), history - 1), Kind.START))
+    row = np.concatenate([part.row for part in lists])
+    position = np.concatenate([part.position for part in lists])
+    kind = np.concatenate([np.full(len(part.row), int(part.kind)) for part in lists])
+    source = np.concatenate([np.full(len(p.row), -1) if p.source is None else p.source for p in lists])
     _, first = np.unique(row * history + position, return_index=True)
     return row[first], position[first], kind[first], source[first]
-
-
-def _only(part: tuple, is_kept: np.ndarray) -> tuple:
-    row, position, kind, source = part
-    keep = is_kept[row]
-    return row[keep], position[keep], kind, None if source is None else source[keep]
 
 
 def _activity(inputs: Inputs, source: np.ndarray) -> np.ndarray:

@@ -190,7 +190,7 @@ def fit_spec(
         raise TargetError("targets that share one window, such as `in 28d`", found, where="targets")
     horizon = horizons.pop()
     assert horizon is not None
-    calendar = store.calendar if calendar is None else calendar
+    in_force: Calendar = store.calendar if calendar is None else calendar
     table = day_table(store)
     if len(samples) > FIT_ROWS:
         rows = np.sort(generator(seed, "spec samples").choice(len(samples), FIT_ROWS, replace=False))
@@ -201,7 +201,7 @@ def fit_spec(
         horizon=horizon,
         features=table.features,
         activity=Scaler.fit(_rows_seen(store, table, samples, seed)),
-        event_types=calendar.types,
+        event_types=in_force.types,
         profile=ProfileEncoder.fit(store, samples, config.summary, horizon=horizon),
         targets=targets,
         day_targets=day_targets,
