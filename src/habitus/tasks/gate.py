@@ -94,19 +94,22 @@ def _fit_row(name: str, run: Run, tables: _Tables, advance: Callable[[float], No
         return _boosted(name, run, tables, advance)
     columns = []
     for k in range(len(run.recipe.targets)):
-        columns.append(_simple(name, tables, k))
+        columns.append(_simple(name, tables, k, run.recipe.targets[k]))
         advance(1)
     value = np.stack(columns, axis=1)
     return GateRow(NAMES[name], value, value)
 
 
-def _simple(name: str, tables: _Tables, k: int) -> np.ndarray:
+def _simple(name: str, tables: _Tables, k: int, target: TargetConfig) -> np.ndarray:
     """Base rate, or recency x frequency, of target k: fitted on all samples before the test."""
     y = tables.before_test(k)
     if name == "base_rate":
         return base_rate.predict(base_rate.fit(y), len(tables.table["test"]))
     parts = [tables.table[part] for part in ("train", "gap", "valid")]
-    return recency_frequency.predict(recency_frequency.fit(parts, y), tables.table["test"])
+    types = target.target.types
+    has_own = len(types) == 1 and f"{types[0]}.recency" in parts[0].names
+    table = recency_frequency.fit(parts, y, types[0] if has_own else "*")
+    return recency_frequency.predict(table, tables.table["test"])
 
 
 def _boosted(name: str, run: Run, tables: _Tables, advance: Callable[[float], None]) -> GateRow:
@@ -115,7 +118,7 @@ def _boosted(name: str, run: Run, tables: _Tables, advance: Callable[[float], No
     seen = {part: view(table) for part, table in tables.table.items()}
     config = TreeConfig(seed=run.recipe.gate.seed)
     gap = seen["gap"] if len(seen["gap"]) else None
-    binned = boosted_trees.bin_tables(seen["train"], seen["valid"], gap, config)
+    binned = boosted_trees.bin_tables(seen["train"], seen["valid"], gap)
     mean, median = [], []
     for k, target in enumerate(run.recipe.targets):
         losses = _losses(target)
