@@ -215,13 +215,13 @@ class Adapter(pl.LightningModule):
         self._sums = parts if self._sums is None else [total + part for total, part in zip(self._sums, parts)]
 
     def _measure(self, fed: Fed) -> None:
-        n_samples = len(fed.batch)
+        n_samples, n_devices = len(fed.batch), self.trainer.world_size
         count: Callable[[float], float] | None = getattr(self.model, "flops", None)
         forward = count(fed.n_positions / max(n_samples, 1)) if count else 0.0
         step = {
-            "n_samples": n_samples,
-            "n_positions": fed.n_positions,
-            "flops": 3.0 * n_samples * forward,
+            "n_samples": n_samples * n_devices,
+            "n_positions": fed.n_positions * n_devices,
+            "flops": 3.0 * n_samples * n_devices * forward,
             "seconds": time.perf_counter() - self._clock,
             "waited": fed.waited,
         }

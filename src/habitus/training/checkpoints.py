@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from habitus.core.atomic import new_file
 from habitus.core.errors import TrainingError
 
+FORMAT = 1
 LAST, BEST, LOG = "last.ckpt", "best.safetensors", "log.csv"
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from habitus.core.atomic import remove_partial
 from habitus.core.config import Config
 from habitus.core.errors import ExtraError, TrainingError
-from habitus.training.checkpoints import BEST, LAST, Place, load_weights, read_checkpoint, read_place
+from habitus.training.checkpoints import BEST, FORMAT, LAST, Place, load_weights, read_checkpoint, read_place
 from habitus.training.objectives import Objective
 from habitus.training.throughput import matmul_peak
 
@@ -204,6 +204,7 @@ def _settings(
     shapes = [(name, tuple(p.shape)) for name, p in (*model.named_parameters(), *objective.named_parameters())]
     described = f"{model!r} {objective!r} {shapes}"
     return chosen | {
+        "checkpoint format": str(FORMAT),
         "model and objective": hashlib.sha256(described.encode()).hexdigest()[:16],
         "batches per epoch": str(n_batches),
         "stop_after": str(stop_after),

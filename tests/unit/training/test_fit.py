@@ -145,12 +145,13 @@ class Breaking(BatchList):
 
     at = 10**9
     n_given = 0
+    how: type[BaseException] = Stopped
 
     def __iter__(self):
         for batch in super().__iter__():
             self.n_given += 1
             if self.n_given == self.at:
-                raise Stopped
+                raise self.how
             yield batch
 
 
@@ -170,6 +171,19 @@ def test_a_broken_run_goes_on_with_the_same_bits(tmp_path: Path, averaging: str,
     assert resumed.throughput["n_steps"] < 12  # it did go on
     for a, b in zip(whole_model.state_dict().values(), resumed_model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_ctrl_c_arrives_as_what_it_is_and_leaves_the_key_alive(tmp_path: Path) -> None:
+    import signal
+
+    handler, (train, valid) = signal.getsignal(signal.SIGINT), loaders()
+    train = Breaking(train.batches)
+    train.at, train.how = 4, KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), MultiTask(HEADS), train, valid, CONFIG, tmp_path)
+    assert signal.getsignal(signal.SIGINT) is handler
+    _, resumed = run(tmp_path)
+    assert resumed.n_steps == 12
 
 
 def log_without_speed(folder: Path) -> list[list[str]]:
