@@ -102,6 +102,7 @@ class Adapter(pl.LightningModule):
         self.n_epochs = config.epochs
         self._sums: list[Tensor] | None = None
         self._valid: list[Tensor] = []
+        self._average_state: dict[str, Any] | None = None
         self._loss: Loss | None = None
         self._log: StepLog | None = None
         self._bar: tqdm | None = None
@@ -121,13 +122,15 @@ class Adapter(pl.LightningModule):
         checkpoint["average"] = self.average.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.average.load_state_dict(checkpoint["average"], self.weights())
+        self._average_state = checkpoint["average"]
 
     def on_train_start(self) -> None:
         names = [f"loss {name}" for name in self.objective.names]
         columns = ["step", "epoch", "lr", "loss", *names, "positions_per_second", "mfu", "wait_share"]
         if self.trainer.is_global_zero and "csv" in self.config.loggers:
             self._log = StepLog(self.folder / LOG, columns, after_step=self.place.step)
+        if self._average_state is not None:  # only now are the weights where they will be trained
+            self.average.load_state_dict(self._average_state, self.weights())
         if self.place.sums:
             self._sums = [torch.tensor(s, dtype=torch.float64, device=self.device) for s in self.place.sums.values()]
 
