@@ -13,9 +13,10 @@ import numpy as np
 
 from habitus.core.errors import SchemaError
 from habitus.core.progress import track
-from habitus.data import codes, merge, rejects, scan, stream
+from habitus.data import codes, merge, rejects, stream
 from habitus.data.codes import Size
 from habitus.data.engine import literal, open_engine, quoted
+from habitus.data.ingest import first_pass
 from habitus.data.log import EventLog
 from habitus.data.manifest import make_manifest, write_tables
 from habitus.data.scan import Scan
@@ -88,13 +89,8 @@ def _build(store: Store, log: EventLog, staging: Path, memory_limit: str | int, 
         folder.mkdir()
     engine = open_engine(work, memory_limit, threads)
     try:
-        scanned = scan.scan(engine, log, work)
+        scanned, n_kept, _ = first_pass(engine, log, work, work / "rejected.parquet", _old_keys(store))
         _check_user_type(engine, store, scanned)
-        scan.refuse_repeats(engine, scanned, _old_keys(store))
-        n_kept = scan.count_users(engine, scanned)
-        file = work / "rejected.parquet"
-        rejects.check_rejected(engine, scanned, rejects.write_rejected(engine, scanned, n_kept, file), file)
-        scan.count_vocabularies(engine, scanned)
         tables, rejected = _merged_tables(engine, store, log, scanned, staging)
         sizes = _sizes(engine, store)
         new = stream.write_shards(stream.sorted_rows(engine, scanned, n_kept), sizes, scanned, work)

@@ -7,11 +7,13 @@ user index, time and source order. The manifest is written last, and the whole f
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from habitus.core.atomic import new_folder, write_json
 from habitus.core.errors import ConfigError
+from habitus.core.progress import bar
 from habitus.data import codes, rejects, scan, stream
 from habitus.data.engine import open_engine
 from habitus.data.log import EventLog
@@ -19,6 +21,10 @@ from habitus.data.manifest import make_manifest, write_tables
 from habitus.data.store import MANIFEST, Store
 from habitus.data.swap import adopt, changing, claimed, remove_dead
 from habitus.data.tables import seal
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
 
 
 def ingest(
@@ -72,6 +78,27 @@ def ingest(
     return Store.open(path)
 
 
+def first_pass(
+    engine: duckdb.DuckDBPyConnection, log: EventLog, work: Path, file: Path, old_keys: Iterable[pa.Table] = ()
+) -> tuple[scan.Scan, int, dict[str, int]]:
+    """Open the log, count users and vocabularies, write the rejected rows to `file`; shows a bar.
+
+    Gives the scan, the number of kept rows and the rejects by reason.
+    """
+    with bar("reading", 4) as advance:
+        scanned = scan.scan(engine, log, work)
+        advance(1)
+        scan.refuse_repeats(engine, scanned, old_keys)
+        n_kept = scan.count_users(engine, scanned)
+        advance(1)
+        rejected = rejects.write_rejected(engine, scanned, n_kept, file)
+        rejects.check_rejected(engine, scanned, rejected, file)
+        advance(1)
+        scan.count_vocabularies(engine, scanned)
+        advance(1)
+    return scanned, n_kept, rejected
+
+
 def build(
     log: EventLog, folder: Path, memory_limit: str | int, n_shards: int | None, threads: int | None
 ) -> dict[str, Any]:
@@ -83,13 +110,8 @@ def build(
         (folder / name).mkdir()
     engine = open_engine(work, memory_limit, threads)
     try:
-        scanned = scan.scan(engine, log, work)
-        scan.refuse_repeats(engine, scanned)
-        n_kept = scan.count_users(engine, scanned)
         file = folder / "tables" / "rejected.parquet"
-        rejected = rejects.write_rejected(engine, scanned, n_kept, file)
-        rejects.check_rejected(engine, scanned, rejected, file)
-        scan.count_vocabularies(engine, scanned)
+        scanned, n_kept, rejected = first_pass(engine, log, work, file)
         sizes = codes.index_users(engine, n_shards or stream.default_shards(n_kept))
         for name in scanned.vocabularies:
             codes.number_vocabulary(engine, name)

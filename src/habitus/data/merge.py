@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SLICE = 8 * TEXT_ROWS
+TEXT_SLICE = TEXT_ROWS
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def merge_shard(old: Side, new: Side, maps: Mapping[str, np.ndarray], columns: C
     places = positions(old.counts, before, new.counts, after)
     n_rows = int(old.counts.sum() + new.counts.sum())
     with closing(ShardFile(path, n_rows, columns.dtypes)) as shard:
-        for at, taken_old, taken_new, is_old in _slices(places, n_rows):
+        for at, taken_old, taken_new, is_old in _slices(places, n_rows, SLICE):
             for name, dtype in columns.dtypes.items():
                 values = np.empty(len(is_old), dtype)
                 kept = before[name][taken_old]
@@ -71,10 +72,10 @@ def positions(
     return low + np.arange(len(low))
 
 
-def _slices(places: np.ndarray, n_rows: int) -> Iterator[tuple[int, slice, slice, np.ndarray]]:
+def _slices(places: np.ndarray, n_rows: int, size: int) -> Iterator[tuple[int, slice, slice, np.ndarray]]:
     """Cut the merged rows: first row, slice of the old rows, slice of the new rows, which of the slice are old."""
-    for start in range(0, n_rows, SLICE):
-        stop = min(start + SLICE, n_rows)
+    for start in range(0, n_rows, size):
+        stop = min(start + size, n_rows)
         first, last = (int(k) for k in np.searchsorted(places, [start, stop]))
         is_old = np.ones(stop - start, bool)
         is_old[places[first:last] - start] = False
@@ -84,7 +85,7 @@ def _slices(places: np.ndarray, n_rows: int) -> Iterator[tuple[int, slice, slice
 def _merge_text(before: pa.Table, after: pa.Table, places: np.ndarray, n_rows: int, out: TextFile) -> None:
     import pyarrow as pa
 
-    for _, taken_old, taken_new, is_old in _slices(places, n_rows):
+    for _, taken_old, taken_new, is_old in _slices(places, n_rows, TEXT_SLICE):
         parts = [t.slice(s.start, s.stop - s.start) for t, s in ((before, taken_old), (after, taken_new))]
         rank = np.empty(len(is_old), np.int64)
         rank[is_old] = np.arange(parts[0].num_rows)

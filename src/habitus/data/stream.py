@@ -15,7 +15,7 @@ from habitus.data.codes import Size
 from habitus.data.engine import engine_errors, quoted
 from habitus.data.scan import Scan
 from habitus.data.schema import Schema
-from habitus.data.shards import KEYS, Columns, ShardFile, TextFile
+from habitus.data.shards import KEYS, TEXT_ROWS, Columns, ShardFile, TextFile
 from habitus.data.tables import seal
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def columns_of(schema: Schema) -> Columns:
 def sorted_rows(engine: duckdb.DuckDBPyConnection, scanned: Scan, n_rows: int) -> Iterator[pa.RecordBatch]:
     """Stream the kept rows, coded, sorted by user index, time, declared order, source order; shows a bar."""
     with engine_errors(scanned.label), bar("sorting and writing", n_rows) as advance:
-        for batch in engine.sql(_sorted_sql(engine, scanned)).to_arrow_reader(BATCH):
+        size = TEXT_ROWS if scanned.schema.events.text else BATCH
+        for batch in engine.sql(_sorted_sql(engine, scanned)).to_arrow_reader(size):
             yield batch
             advance(batch.num_rows)
 

@@ -183,6 +183,7 @@ def test_merging_in_slices_is_a_stable_sort(tmp_path: Path, monkeypatch: pytest.
     import pyarrow as pa
 
     monkeypatch.setattr(merge, "SLICE", 16)
+    monkeypatch.setattr(merge, "TEXT_SLICE", 10)
     draw = np.random.default_rng(int(has_order))
     columns = Columns(False, False, has_order, False, ("a",), ("c",), ("x",))
     sides, everything = [], []
