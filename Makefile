@@ -15,6 +15,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check
 HABITUS := $(BIN)/habitus
 SIZE ?= small
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help setup demo test check docs bench
 help:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -49,3 +50,5 @@ def main(
     A log becomes a store (ingest), a store and a recipe become a run (train), and a run answers: evaluate, predict,
     whatif, embed, report.
     """
+    # before torch loads: on busy cores, threads that spin while they wait make a training step three times as slow
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -43,7 +43,7 @@ def embed(
     if pooling not in get_args(Pooling):
         meant = nearest(pooling, get_args(Pooling))
         raise ConfigError("one of " + ", ".join(get_args(Pooling)), repr(pooling), fix=f"did you mean {meant!r}?")
-    run = run if isinstance(run, Run) else open_run(run, store)
+    run = open_run(run, store)
     artifact = load_artifact(run.artifact_path)
     samples = eligible_at(run, cutoff)
     inputs = prepare(run.store, InputSpec.from_json(artifact.spec), samples, has_targets=False)

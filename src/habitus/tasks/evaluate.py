@@ -62,7 +62,7 @@ def evaluate(run: str | Path | Run, *, store: str | Path | None = None) -> dict[
 
     Errors: `ArtifactError` before training; `CutoffError` when a test window ends after the log.
     """
-    run = run if isinstance(run, Run) else open_run(run, store)
+    run = open_run(run, store)
     recipe = run.recipe
     artifact = load_artifact(run.artifact_path)
     spec = InputSpec.from_json(artifact.spec)

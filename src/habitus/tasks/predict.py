@@ -51,7 +51,7 @@ def predict(
 
     Errors: `CutoffError` outside the log or with nobody eligible; `FingerprintError` for a store of another schema.
     """
-    run = run if isinstance(run, Run) else open_run(run, store)
+    run = open_run(run, store)
     artifact = load_artifact(run.artifact_path)
     samples = eligible_at(run, cutoff)
     spec = InputSpec.from_json(artifact.spec)

@@ -59,11 +59,13 @@ def start_run(recipe_path: str | Path, out: str | Path | None = None, store: str
     return Run(path, recipe, opened)
 
 
-def open_run(path: str | Path, store: str | Path | None = None) -> Run:
-    """Open a run folder; `store` overrides where its log was.
+def open_run(path: str | Path | Run, store: str | Path | None = None) -> Run:
+    """Open a run folder, or give back a run that is open; `store` overrides where its log was.
 
-    Errors: `ArtifactError` when the folder is not a run.
+    Errors: `ArtifactError` when the folder is not a run; `StoreError` when the log is not a store.
     """
+    if isinstance(path, Run):
+        return path if store is None else Run(path.path, path.recipe, Store.open(store))
     path = Path(path)
     if not (path / "run.json").is_file():
         raise ArtifactError(

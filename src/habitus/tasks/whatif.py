@@ -44,7 +44,7 @@ def whatif(
 
     Errors: `CalendarError` for fewer than two calendars, a type the model was never fitted with, or a changed past.
     """
-    run = run if isinstance(run, Run) else open_run(run, store)
+    run = open_run(run, store)
     if len(calendars) < 2:
         raise CalendarError("two or more calendars", f"{len(calendars)}", where="whatif", fix="give --calendar twice")
     artifact = load_artifact(run.artifact_path)

@@ -186,9 +186,8 @@ class DayLoader:
         self.batch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next; a new epoch starts at its first batch."""
-        if epoch != self.epoch:
-            self.epoch, self.batch = epoch, 0
+        """Choose the epoch whose order comes next, from its first batch."""
+        self.epoch, self.batch = epoch, 0
 
     def state_dict(self) -> dict[str, int]:
         """Give the place in the epoch: enough to go on with the next batch."""

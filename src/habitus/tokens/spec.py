@@ -83,6 +83,14 @@ class ProfileEncoder:
         """Give float32 [n, P]."""
         table = aggregates(store, samples, horizon=horizon, spec=self.columns)
         place = {name: j for j, name in enumerate(table.names)}
+        absent = [name for name in self.chosen if name not in place]
+        if absent:
+            raise FingerprintError(
+                f"aggregates with a column {absent[0]!r}",
+                "none",
+                where="profile",
+                fix="train again: columns have changed",
+            )
         numbers = [name for name in self.chosen if name not in self.widths]
         blocks = [self.scaler.encode(table.value[:, [place[name] for name in numbers]])]
         blocks += [np.isnan(table.value[:, place[name]]).astype(np.float32)[:, None] for name in self.flagged]
