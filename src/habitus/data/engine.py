@@ -75,13 +75,16 @@ def _explain(cause: duckdb.Error, where: str) -> HabitusError:
     import duckdb
 
     text = str(cause).strip().split("\n\n")[0].split("\nLINE ")[0][:600]
-    text = re.sub(r"^[A-Za-z -]+ Error: ", "", text)
+    text = re.sub(r"^[A-Za-z -]+ Error: ", "", text).split("\n\tCandidate functions")[0]
     if re.search(r"No space left|disk quota|max_temp_directory_size|ENOSPC", str(cause), re.IGNORECASE):
         return DiskError("room to write", text, where=where, fix="free some space")
     if isinstance(cause, duckdb.OutOfMemoryException):
         return IngestError("to fit the memory limit", text, where=where, fix="raise memory_limit, or use fewer threads")
     if isinstance(cause, duckdb.BinderException | duckdb.ParserException | duckdb.CatalogException):
-        return SchemaError("an expression DuckDB can evaluate", text, where=where, fix="mend the schema")
+        fix = "mend the schema"
+        if "VARCHAR" in text:
+            fix += '; a column of text needs its type: [events] columns = { NAME = "DOUBLE" }'
+        return SchemaError("an expression DuckDB can evaluate", text, where=where, fix=fix)
     if isinstance(cause, duckdb.ConversionException | duckdb.OutOfRangeException):
         return SchemaError("values that fit the expression", text, where=where, fix="use TRY_CAST in the expression")
     return SourceError("rows that can be read", text, where=where, fix="check the file, or write it again")

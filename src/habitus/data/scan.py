@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from habitus.core.errors import IngestError
+from habitus.core.errors import IngestError, SourceError
 from habitus.data import zones
 from habitus.data.engine import engine_errors, literal, quoted
 from habitus.data.log import EventLog, RawFile, as_raw
@@ -33,6 +33,7 @@ class Scan:
     files: list[RawFile]
     projection: Projection
     work: Path
+    stamps: tuple[tuple[int, int], ...]
 
     @property
     def n_read(self) -> int:
@@ -66,7 +67,18 @@ def scan(engine: duckdb.DuckDBPyConnection, log: EventLog, folder: Path) -> Scan
             f"CREATE OR REPLACE TEMP VIEW typed_rows AS SELECT row, file, position, raw, {time} AS time, {others},"
             f" reason FROM ({projection.sql}); CREATE OR REPLACE TEMP VIEW typed AS SELECT * FROM typed_rows"
         )
-    return Scan(log.schema, raw.label, files, projection, folder)
+    return Scan(log.schema, raw.label, files, projection, folder, _stamps(files))
+
+
+def check_unchanged(scanned: Scan) -> None:
+    """Make sure that the files are those that were opened. Errors: `SourceError`."""
+    if _stamps(scanned.files) != scanned.stamps:
+        fix = "leave the source alone while it is read"
+        raise SourceError("the same rows in both passes", "a file that changed", where=scanned.label, fix=fix)
+
+
+def _stamps(files: list[RawFile]) -> tuple[tuple[int, int], ...]:
+    return tuple((found.st_size, found.st_mtime_ns) for found in (file.path.stat() for file in files))
 
 
 def refuse_repeats(engine: duckdb.DuckDBPyConnection, scanned: Scan, old_keys: Iterable[pa.Table] = ()) -> None:

@@ -13,7 +13,7 @@ from habitus.core.progress import bar
 from habitus.data import zones
 from habitus.data.codes import Size
 from habitus.data.engine import engine_errors, quoted
-from habitus.data.scan import Scan
+from habitus.data.scan import Scan, check_unchanged
 from habitus.data.schema import Schema
 from habitus.data.shards import KEYS, TEXT_ROWS, Columns, ShardFile, TextFile
 from habitus.data.tables import seal
@@ -115,6 +115,7 @@ def write_shards(
             first_user += size.n_users
         if source.take(1) is not None:
             raise _changed(scanned)
+        check_unchanged(scanned)
         return [entry.result() for entry in entries]
 
 

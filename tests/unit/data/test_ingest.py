@@ -315,6 +315,15 @@ def test_a_source_that_changes_between_the_passes_is_noticed(tmp_path: Path, mon
     with pytest.raises(SourceError, match="another number of rows"):
         ingest(EventLog(schema_of(), pl.DataFrame({"u": [1, 2], "t": at(0, 1)})), tmp_path / "s")
     assert list(tmp_path.iterdir()) == []
+    pl.DataFrame({"u": [1, 2], "t": at(0, 1)}).write_parquet(tmp_path / "e.parquet")
+
+    def touched(*given: Any) -> Any:
+        yield from honest(*given)
+        (tmp_path / "e.parquet").touch()
+
+    monkeypatch.setattr(stream, "sorted_rows", touched)
+    with pytest.raises(SourceError, match="a file that changed"):
+        ingest(EventLog(schema_of(), tmp_path / "e.parquet"), tmp_path / "s")
 
 
 def test_nothing_is_left_when_too_many_rows_are_rejected(tmp_path: Path):

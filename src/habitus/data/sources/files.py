@@ -60,7 +60,7 @@ def files(paths: str | Path | list[Any] | tuple[Any, ...]) -> Files:
         raise SourceError("files of one format", ", ".join(sorted(formats)), where=str(paths))
     for path in found:
         if path.stat().st_size == 0:
-            raise SourceError("a file with rows", "an empty file (0 bytes)", where=str(path))
+            raise SourceError("a file with rows", "an empty file (0 bytes)", where=str(path), fix="write it again")
     return Files(tuple(found), formats.pop())
 
 
