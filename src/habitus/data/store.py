@@ -60,6 +60,15 @@ class Store:
     `fingerprint` covers the schema and every kept value: equal fingerprints mean equal stores.
 
     Errors: `StoreError` when a folder is not a store, is of another format version, or lacks a file.
+
+    >>> import polars, tempfile
+    >>> from habitus.data.ingest import ingest
+    >>> from habitus.data.log import EventLog
+    >>> schema = Schema.parse({"events": {"user": "u", "time": "t", "type": "k"}})
+    >>> rows = polars.DataFrame({"u": ["b", "a"], "t": ["2024-05-02", "2024-05-01"], "k": ["buy", "visit"]})
+    >>> store = ingest(EventLog(schema, rows), tempfile.mkdtemp() + "/tiny.store")
+    >>> store.types, store.shard(0).type.tolist(), store.shard(0).offsets.tolist()
+    (['visit', 'buy'], [0, 1], [0, 1, 2])
     """
 
     path: Path

@@ -20,6 +20,9 @@ class DuckDBTable:
     """A table or view in a DuckDB file, in the order in which the file holds the rows.
 
     Errors: `SourceError` when the file or the table is absent, or another process is writing to the file.
+
+    >>> DuckDBTable("shop.duckdb", "events").label
+    'shop.duckdb: events'
     """
 
     path: str | Path

@@ -26,6 +26,9 @@ class PostgreSQLQuery:
     password file. It is never written to the store. NUMERIC columns arrive as text: cast them in the query.
 
     Errors: `ExtraError` without the extra `sql`; `SourceError` when the server or the query fails.
+
+    >>> PostgreSQLQuery("postgresql://reader@db.example/shop", "SELECT * FROM events ORDER BY id")
+    PostgreSQLQuery(sql='SELECT * FROM events ORDER BY id')
     """
 
     uri: str = field(repr=False)
