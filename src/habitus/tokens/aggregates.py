@@ -66,8 +66,8 @@ def aggregate_spec(
     """Choose the columns from rows with day <= `until` (days since 1970-01-01; the last training cut-off).
 
     The `max_types` most frequent event types get columns of their own, if at least 1 in 100 users have them; `*` counts
-    all types, without items, sessions and amounts, unless there is one type only. Amounts are kept for the types that carry them. Windows of a year ago come in once
-    `until` lies two years into the log.
+    all types, without items, sessions and amounts, unless there is one type only. Amounts are kept for the types that
+    carry them. Windows of a year ago come in once `until` lies two years into the log.
     """
     windows = tuple(sorted(set(windows)))
     if not windows or windows[0] < 1:
