@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.record import record, size_option
 
-ROUNDS = {20_000_000: 3, 100_000_000: 1}
+ROUNDS = 3
 SIZES = {"small": ((20_000_000, "1GB"),), "full": ((20_000_000, "1GB"), (100_000_000, "4GB"))}
 SCHEMA = {
     "name": "simulated",
@@ -102,7 +102,7 @@ def side_by_side(n: int, limit: str, root: Path) -> None:
     file = str(root / "events.parquet")
     alone(write_events, n, file)
     runs: dict[str, list[dict[str, Any]]] = {"bare": [], "ours": []}
-    for _ in range(ROUNDS[n]):
+    for _ in range(ROUNDS):
         for name, work in (("bare", bare), ("ours", ours)):
             folder = root / name
             folder.mkdir()
