@@ -15,6 +15,7 @@ from habitus.data.cutoffs import Part, Samples, samples_of
 from habitus.data.targets import measure
 from habitus.models import base_rate, boosted_trees, recency_frequency
 from habitus.models.boosted_trees import Binned, Labels, TreeConfig
+from habitus.models.recency_frequency import recency_and_frequency
 from habitus.tasks.recipe import TargetConfig
 from habitus.tasks.run import Run
 from habitus.tokens.aggregates import Aggregates, aggregate_spec, aggregates, without_future
@@ -105,11 +106,11 @@ def _simple(name: str, tables: _Tables, k: int, target: TargetConfig) -> np.ndar
     y = tables.before_test(k)
     if name == "base_rate":
         return base_rate.predict(base_rate.fit(y), len(tables.table["test"]))
-    parts = [tables.table[part] for part in ("train", "gap", "valid")]
     types = target.target.types
-    has_own = len(types) == 1 and f"{types[0]}.recency" in parts[0].names
-    table = recency_frequency.fit(parts, y, types[0] if has_own else "*")
-    return recency_frequency.predict(table, tables.table["test"])
+    seen = [recency_and_frequency(tables.table[part], types) for part in ("train", "gap", "valid")]
+    recency, frequency = (np.concatenate(column) for column in zip(*seen))
+    table = recency_frequency.fit(recency, frequency, y)
+    return recency_frequency.predict(table, *recency_and_frequency(tables.table["test"], types))
 
 
 def _boosted(name: str, run: Run, tables: _Tables, advance: Callable[[float], None]) -> GateRow:
