@@ -82,7 +82,7 @@ def resamples(user: np.ndarray, n_resamples: int = N_RESAMPLES, *, seed: int = 0
 
 
 def interval(
-    metric: Metric, y: np.ndarray, p: np.ndarray, drawn: Resamples, *, level: float = 0.95, **options: Any
+    metric: Metric, y: np.ndarray, p: np.ndarray, drawn: Resamples, *, confidence: float = 0.95, **options: Any
 ) -> Interval:
     """Give a metric with its percentile interval over users.
 
@@ -95,7 +95,7 @@ def interval(
     >>> (found.value, found.low, found.high)
     (1.0, 1.0, 1.0)
     """
-    return of_draws(float(metric(y, p, None, **options)), distribution(metric, y, p, drawn, **options), level)
+    return of_draws(float(metric(y, p, None, **options)), distribution(metric, y, p, drawn, **options), confidence)
 
 
 def paired_difference(
@@ -105,7 +105,7 @@ def paired_difference(
     against: np.ndarray,
     drawn: Resamples,
     *,
-    level: float = 0.95,
+    confidence: float = 0.95,
     **options: Any,
 ) -> Interval:
     """Give metric(y, p) - metric(y, against) with its interval, both on the same users in every resample.
@@ -120,7 +120,7 @@ def paired_difference(
     """
     value = float(metric(y, p, None, **options)) - float(metric(y, against, None, **options))
     one, other = (distribution(metric, y, q, drawn, **options) for q in (p, against))
-    return of_draws(value, one - other, level)
+    return of_draws(value, one - other, confidence)
 
 
 def distribution(metric: Metric, y: np.ndarray, p: np.ndarray, drawn: Resamples, **options: Any) -> np.ndarray:
@@ -133,14 +133,14 @@ def distribution(metric: Metric, y: np.ndarray, p: np.ndarray, drawn: Resamples,
     return np.concatenate([np.atleast_1d(metric(y, p, weight, **options)) for weight in drawn.blocks()])
 
 
-def of_draws(value: float, draws: np.ndarray, level: float = 0.95) -> Interval:
+def of_draws(value: float, draws: np.ndarray, confidence: float = 0.95) -> Interval:
     """Give the interval of a value from its draws, or from the difference of two models' draws.
 
-    >>> of_draws(2.0, np.arange(5.0), level=0.5)
+    >>> of_draws(2.0, np.arange(5.0), confidence=0.5)
     Interval(value=2.0, low=1.0, high=3.0)
     """
     draws = draws[~np.isnan(draws)]
     if not draws.size:
         return Interval(value, float("nan"), float("nan"))
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value, float(low), float(high))
