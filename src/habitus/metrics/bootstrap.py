@@ -6,7 +6,8 @@ set of counts: a user drawn twice weighs two. Metrics take these weights directl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,8 @@ from habitus.core.seeds import generator
 from habitus.metrics.weights import Value
 
 N_RESAMPLES = 500
-_BLOCK = 4_000_000  # weights held at once
+_BLOCK = 2_000_000  # weights held at once by a thread
+_THREADS = 2
 
 Metric = Callable[..., Value]  # metric(y, p, weight) -> float, or [R] for weights [R, n]
 
@@ -53,11 +55,9 @@ class Resamples:
     def __len__(self) -> int:
         return self.count.shape[0]
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Give row weights float32 [some resamples, n], block by block."""
-        size = max(1, _BLOCK // max(self.row_user.size, 1))
-        for start in range(0, len(self), size):
-            yield self.count[start : start + size].astype(np.float32)[:, self.row_user]
+    def weights(self, some: slice) -> np.ndarray:
+        """Give the row weights of some resamples, float32 [some, n]."""
+        return np.take(self.count[some].astype(np.float32), self.row_user, axis=1)
 
 
 def resamples(user: np.ndarray, n_resamples: int = N_RESAMPLES, *, seed: int = 0) -> Resamples:
@@ -67,8 +67,8 @@ def resamples(user: np.ndarray, n_resamples: int = N_RESAMPLES, *, seed: int = 0
     Errors: `ConfigError` for fewer than 2 resamples.
 
     >>> drawn = resamples(np.array([7, 7, 9]), 100)
-    >>> int(drawn.count.sum(axis=1).max()), next(drawn.blocks()).shape
-    (2, (100, 3))
+    >>> int(drawn.count.sum(axis=1).max()), drawn.weights(slice(0, 9)).shape
+    (2, (9, 3))
     """
     if n_resamples < 2:
         raise ConfigError("at least 2 resamples", f"{n_resamples}", where="bootstrap")
@@ -130,7 +130,11 @@ def distribution(metric: Metric, y: np.ndarray, p: np.ndarray, drawn: Resamples,
     """
     if len(y) != drawn.row_user.size:
         raise ConfigError(f"{drawn.row_user.size} rows, as resampled", f"{len(y)} rows", where="bootstrap")
-    return np.concatenate([np.atleast_1d(metric(y, p, weight, **options)) for weight in drawn.blocks()])
+    step = max(1, _BLOCK // max(drawn.row_user.size, 1))
+    blocks = [slice(start, start + step) for start in range(0, len(drawn), step)]
+    with ThreadPoolExecutor(_THREADS) as pool:  # numpy lets go of the interpreter in long array work
+        parts = pool.map(lambda some: np.atleast_1d(metric(y, p, drawn.weights(some), **options)), blocks)
+        return np.concatenate(list(parts))
 
 
 def of_draws(value: float, draws: np.ndarray, confidence: float = 0.95) -> Interval:

@@ -28,14 +28,16 @@ def auc(y: np.ndarray, p: np.ndarray, weight: np.ndarray | None = None) -> Value
     weights = as_weights(weight, y.size)
     order = np.argsort(p, kind="stable")
     start, end = groups(p[order])
-    is_positive = y[order] == 1
-    positive = np.flatnonzero(is_positive)
-    sorted_weights = weights[:, order]
-    below = running(np.where(is_positive, 0, sorted_weights))
-    of_positive = sorted_weights[:, positive]
-    wins = np.einsum("rp,rp->r", of_positive, (below[:, start[positive]] + below[:, end[positive]]) / 2)
-    n_pairs = of_positive.sum(axis=1, dtype=np.float64) * below[:, -1]
-    return answer(ratio(wins, n_pairs), weight)
+    positive = np.flatnonzero(y[order] == 1)
+    sorted_weights = np.take(weights, order, axis=1)
+    of_positive = np.take(sorted_weights, positive, axis=1)
+    everyone, positives = running(sorted_weights), running(of_positive)
+    n_positive, n_negative = positives[:, -1], everyone[:, -1] - positives[:, -1]
+    wins = np.zeros(weights.shape[0])
+    for edge in (start[positive], end[positive]):  # negatives below, and negatives below or level
+        below = np.take(everyone, edge, axis=1) - np.take(positives, np.searchsorted(positive, edge), axis=1)
+        wins += np.einsum("rp,rp->r", of_positive, below) / 2
+    return answer(ratio(wins, n_positive * n_negative), weight)
 
 
 def average_precision(y: np.ndarray, p: np.ndarray, weight: np.ndarray | None = None) -> Value:
@@ -51,14 +53,15 @@ def average_precision(y: np.ndarray, p: np.ndarray, weight: np.ndarray | None = 
     y, p = _outcomes(y, p)
     weights = as_weights(weight, y.size)
     order = np.argsort(-p, kind="stable")
-    ends = np.unique(groups(p[order])[1])
-    sorted_weights = weights[:, order]
-    positives = running(sorted_weights * (y[order] == 1))[:, ends]
-    everyone = running(sorted_weights)[:, ends]
-    precision = np.divide(positives, everyone, out=np.zeros_like(positives), where=everyone > 0)
-    gain = np.einsum("rn,rn->r", precision, np.diff(positives, axis=1, prepend=0))
-    n_positive = positives[:, -1] if ends.size else np.zeros(weights.shape[0])
-    return answer(ratio(gain, n_positive), weight)
+    positive = np.flatnonzero(y[order] == 1)
+    end = groups(p[order])[1][positive]  # rows of equal score enter together
+    sorted_weights = np.take(weights, order, axis=1)
+    of_positive = np.take(sorted_weights, positive, axis=1)
+    positives = running(of_positive)
+    found = np.take(positives, np.searchsorted(positive, end), axis=1)
+    everyone = np.take(running(sorted_weights), end, axis=1)
+    precision = np.divide(found, everyone, out=np.zeros_like(found), where=everyone > 0)
+    return answer(ratio(np.einsum("rp,rp->r", of_positive, precision), positives[:, -1]), weight)
 
 
 def log_loss(y: np.ndarray, p: np.ndarray, weight: np.ndarray | None = None) -> Value:

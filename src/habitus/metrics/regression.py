@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from habitus.core.errors import ConfigError
-from habitus.metrics.weights import Value, answer, as_rows, as_weights, groups, mean, ratio, running, total
+from habitus.metrics.weights import Value, answer, as_rows, as_weights, mean, ratio, total
 
 
 def mae(y: np.ndarray, p: np.ndarray, weight: np.ndarray | None = None) -> Value:
@@ -158,9 +158,12 @@ def _concentration(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarr
 
 def _mid_ranks(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Mid-ranks from 1, as if each row stood `weight` times -> [R, n]."""
-    order = np.argsort(values, kind="stable")
-    start, end = groups(values[order])
-    below = running(weight[:, order])
-    rank = np.empty(weight.shape)
-    rank[:, order] = (below[:, start] + below[:, end] + 1) / 2
-    return rank
+    level, group = np.unique(values, return_inverse=True)
+    if not level.size:
+        return np.empty(weight.shape)
+    order = np.argsort(group, kind="stable")
+    first = np.searchsorted(group[order], np.arange(level.size))
+    of_level = np.add.reduceat(np.take(weight, order, axis=1), first, axis=1, dtype=np.float64)
+    rank = np.cumsum(of_level, axis=1)
+    rank -= (of_level - 1) / 2
+    return np.take(rank, group, axis=1)
