@@ -131,10 +131,10 @@ def _boosted(name: str, run: Run, tables: _Tables, advance: Callable[[float], No
 
 
 def _losses(target: TargetConfig) -> tuple[boosted_trees.Loss, ...]:
-    """The loss for means, then the one for absolute errors."""
+    """The loss for means, then the one for absolute errors, which the median minimises."""
     if target.kind == "binary":
         return ("binary",)
-    return ("tweedie" if target.target.aggregation == "sum" else "poisson", "log")
+    return ("tweedie" if target.target.aggregation == "sum" else "poisson", "median")
 
 
 def _forecast(
