@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
+from habitus.data.calendar import Calendar, holiday_calendar
 from habitus.data.log import EventLog
 from habitus.data.schema import Schema
 
@@ -26,10 +27,10 @@ def online_retail() -> EventLog:
     return EventLog(Schema.read(FOLDER / "schema.toml"), FOLDER / "transactions.parquet", calendar=uk_calendar())
 
 
-def uk_calendar():
-    """Give England's bank holidays, Christmas and the year-end days around the log, or None."""
-    try:
-        from habitus.data.calendar import holiday_calendar
-    except ImportError:
-        return None
+def uk_calendar() -> Calendar:
+    """Give the bank holidays of England around the log, Christmas among them, known years ahead.
+
+    >>> uk_calendar().types
+    ('holiday',)
+    """
     return holiday_calendar("GB", datetime.date(2010, 11, 1), datetime.date(2012, 3, 31), subdivision="ENG")
