@@ -227,8 +227,10 @@ def _refit(data: lightgbm.Dataset, parameters: dict[str, Any], n_rounds: int) ->
 def _labelled(dataset: lightgbm.Dataset, label: np.ndarray, loss: Loss) -> lightgbm.Dataset:
     """Put a target into a binned matrix; `mape` gives rows without an amount no weight."""
     value = np.sign(label) * np.log1p(np.abs(label)) if loss in _LOGGED else label
-    weight = (label != 0).astype(np.float64) if loss == "mape" else np.ones(len(label))
-    return dataset.set_label(value).set_weight(weight)
+    dataset.set_label(value)
+    # set_weight would keep earlier weights when all of the new ones are 1
+    dataset.set_field("weight", (label != 0).astype(np.float32) if loss == "mape" else None)
+    return dataset
 
 
 def _check_names(table: Aggregates, names: tuple[str, ...]) -> None:
