@@ -22,7 +22,7 @@ from habitus.tasks.run import Run, start_run, update_metrics
 from habitus.tokens.loader import DayLoader, Inputs, prepare
 from habitus.tokens.spec import InputSpec, fit_spec
 from habitus.training.fit import Fitted, fit
-from habitus.training.objectives.multi_task import MultiTask
+from habitus.training.objectives.multi_task import MultiTask, balanced
 
 
 def train(
@@ -69,6 +69,7 @@ class Plan:
 
     spec: InputSpec
     heads: Heads
+    start: list[float]  # first log-variances of the targets
     train: Inputs
     valid: Inputs
     everything: Inputs | None  # train + gap + validation, for the refit
@@ -78,16 +79,21 @@ class Plan:
 
 def fit_heads(recipe: Recipe, inputs: Inputs) -> Heads:
     """Fit the head of every target on observed training values. Errors: `TargetError` without a positive."""
-    assert inputs.measured is not None, "heads need targets"
-    window, day = [], []
-    for k, target in enumerate(recipe.targets):
-        seen = inputs.measured.is_observed[:, k]
-        window.append(fit_head(target.kind, target.name, recipe.cutoffs.horizon, inputs.measured.value[seen, k]))
-    if inputs.day_measured is not None:
-        for k, target in enumerate(t for t in recipe.targets if t.per_day):
-            seen = inputs.day_measured.is_observed[..., k]
-            day.append(fit_head(target.day_kind, target.name, 1, inputs.day_measured.value[seen, k]))
-    return Heads(tuple(window), tuple(day))
+    window, day = _observed(inputs)
+    by_day = [target for target in recipe.targets if target.per_day]
+    return Heads(
+        tuple(fit_head(t.kind, t.name, recipe.cutoffs.horizon, y) for t, y in zip(recipe.targets, window)),
+        tuple(fit_head(t.day_kind, t.name, 1, y) for t, y in zip(by_day, day)),
+    )
+
+
+def _observed(inputs: Inputs) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """List the observed values of every window target and of every day target, each 1-D."""
+    found = []
+    for measured in (inputs.measured, inputs.day_measured):
+        n = 0 if measured is None else measured.value.shape[-1]
+        found.append([measured.value[..., k][measured.is_observed[..., k]] for k in range(n)] if measured else [])
+    return found[0], found[1]
 
 
 def _plan(run: Run) -> Plan:
@@ -96,6 +102,7 @@ def _plan(run: Run) -> Plan:
     spec = fit_spec(store, recipe.tokens, parts["train"], recipe.window_targets, day_targets=recipe.day_targets)
     inputs = prepare(store, spec, parts["train"])
     heads = fit_heads(recipe, inputs)
+    window, day = _observed(inputs)
     everything = parts["train"].joined(parts["gap"], parts["valid"])
     shape = LumosShape(
         n_activity=len(spec.features),
@@ -109,6 +116,7 @@ def _plan(run: Run) -> Plan:
     return Plan(
         spec=spec,
         heads=heads,
+        start=balanced([*heads.window, *heads.day], [*window, *day]),
         train=inputs,
         valid=prepare(store, spec, parts["valid"]),
         everything=prepare(store, spec, everything) if recipe.refit else None,
@@ -135,7 +143,8 @@ def _fit(
 ) -> tuple[Lumos, Fitted]:
     recipe = run.recipe
     model = Lumos(plan.config, plan.shape, seed=seed)
-    objective = MultiTask(plan.heads.window, recipe.weighting, plan.heads.day)
+    start = plan.start if recipe.weighting == "uncertainty" else None
+    objective = MultiTask(plan.heads.window, recipe.weighting, plan.heads.day, start)
     loader = DayLoader(
         inputs,
         batch_size=recipe.loader.batch_size,

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from habitus.models.lumos import LumosOutput, LumosShape
 from habitus.testing.contracts import day_batch
 from habitus.tokens.batch import DayBatch
 from habitus.training.objectives import ratios, score
-from habitus.training.objectives.multi_task import MultiTask
+from habitus.training.objectives.multi_task import MultiTask, balanced
 
 SHAPE = LumosShape(3, 4, 2, 40, 5)
 HEADS = (Head("binary", "buy", 5), Head("ziln", "spend", 5, location=1.0), Head("masked_mse", "net", 5))
@@ -169,3 +170,17 @@ def test_names_must_differ_and_exist() -> None:
     for heads in ([], [HEADS[0], HEADS[0]]):
         with pytest.raises(ConfigError, match="names that differ"):
             MultiTask(heads)
+
+
+def test_balanced_starts_give_every_base_rate_predictor_the_same_say():
+    draw = np.random.default_rng(0)
+    values = [(draw.random(4000) < 0.01).astype(float), draw.integers(0, 2, 4000).astype(float)]
+    heads = [fit_head("binary", name, 28, y) for name, y in zip("ab", values)]
+    start = balanced(heads, values)
+    assert start[0] < start[1]
+    for head, y, s in zip(heads, values, start):
+        base = loss(head, torch.zeros(len(y), 1), torch.as_tensor(y, dtype=torch.float32)).mean()
+        assert float(base) / np.exp(s) == pytest.approx(0.5, rel=1e-4)
+    assert MultiTask(heads, start=start).log_variance.tolist() == pytest.approx(start)
+    with pytest.raises(ConfigError, match="2 starts"):
+        MultiTask(heads, start=[0.0])

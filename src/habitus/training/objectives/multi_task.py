@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -27,6 +29,8 @@ class MultiTask(Objective):
         Per target of each future day, in the order of `batch.day_target`.
     weighting
         `"uncertainty"` learns the s_k; `"sum"` holds them at 0, which is sum L_k / (1 + r_k).
+    start
+        The s_k to begin with; default 0, as in the paper. `balanced` gives those at which every target weighs alike.
 
     L_k is the mean over usable rows (observed; with an amount, for `masked_mse`) of `heads.loss`; r_k is 1 for squared
     error, else 0. A target with no usable row in the batch, over all devices, contributes neither term.
@@ -43,6 +47,7 @@ class MultiTask(Objective):
         heads: list[Head] | tuple[Head, ...],
         weighting: Literal["uncertainty", "sum"] = "uncertainty",
         day_heads: list[Head] | tuple[Head, ...] = (),
+        start: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.heads, self.day_heads, self.weighting = tuple(heads), tuple(day_heads), weighting
@@ -53,7 +58,10 @@ class MultiTask(Objective):
         self.order: Tensor
         self.register_buffer("order", torch.tensor(orders), persistent=False)
         is_learnt = weighting == "uncertainty"
-        self.log_variance = nn.Parameter(torch.zeros(len(self.names)), requires_grad=is_learnt)
+        first = torch.zeros(len(self.names)) if start is None else torch.tensor(start).clamp(-LIMIT, LIMIT)
+        if len(first) != len(self.names):
+            raise ConfigError(f"{len(self.names)} starts, one per target", f"{len(first)}", where="start")
+        self.log_variance = nn.Parameter(first, requires_grad=is_learnt)
 
     def extra_repr(self) -> str:
         return ", ".join([self.weighting, *map(repr, (*self.heads, *self.day_heads))])
@@ -94,6 +102,29 @@ class MultiTask(Objective):
     def after_step(self, progress: float) -> None:
         """Put the s_k back into [-5, 5]."""
         self.log_variance.clamp_(-LIMIT, LIMIT)
+
+
+def balanced(heads: Sequence[Head], values: Sequence[np.ndarray]) -> list[float]:
+    """Give the s_k at which every base-rate predictor contributes alike: s_k = ln(2 L_k / (1 + r_k)).
+
+    It is where uncertainty weights settle for a model that has learnt nothing. Started from 0, a target whose loss is
+    small by nature (a rare event, a single day) is hardly trained before its s_k has moved.
+
+    Parameters
+    ----------
+    heads, values
+        Fitted heads, and the observed training values of each (1-D, original units).
+
+    >>> balanced([Head("binary", "buy", 28)], [np.array([0.0, 1.0])])[0] == np.log(2 * np.log(2))
+    np.True_
+    """
+    found = []
+    for head, y in zip(heads, values):
+        target = torch.as_tensor(y, dtype=torch.float64)
+        target = target[is_usable(head, target, torch.ones_like(target, dtype=torch.bool))]
+        base = loss(head, torch.zeros(len(target), n_outputs(head), dtype=torch.float64), target).mean()
+        found.append(float(torch.log(2 * base.clamp(min=1e-9) / (1 + weight_order(head)))))
+    return found
 
 
 def _over_devices(counts: Tensor) -> tuple[int, Tensor]:
