@@ -36,6 +36,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "positions": "sinusoidal",
         "readout": "flatten",
         "has_kind_vectors": False,
+        "calendar_gain": 0.0,
     },
 }
 
@@ -48,6 +49,8 @@ class LumosConfig(Config):
 
     `d_profile` opens a second way for the profile, through a hidden layer of that width to every future query; 0 leaves
     the history as its only way, as in the paper. Worth it when the profile holds aggregates of the whole life.
+    `calendar_gain` scales a linear way from a day's known events to its outputs; 0 leaves it out. A weekday on which
+    nobody ever comes has tiny gradients: without this way it takes thousands of steps to learn.
 
     Errors: an unknown key, or a width that the heads do not divide, is a `ConfigError` from `parse`.
 
@@ -69,6 +72,7 @@ class LumosConfig(Config):
     has_kind_vectors: bool = True
     future_self_attention: bool = False
     d_profile: int = Field(0, ge=0)
+    calendar_gain: float = Field(10.0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -263,16 +267,19 @@ class Flatten(nn.Module):
 
 
 class PerDay(nn.Module):
-    """D -> D -> O_day, for every future day alike."""
+    """D -> D -> O_day, for every future day alike, and a linear way from its known events (E -> O_day, from zero)."""
 
     def __init__(self, config: LumosConfig, shape: LumosShape) -> None:
         super().__init__()
         self.mix = Linear(config.d_model, config.d_model)
         self.activation = _activation(config)
         self.head = Linear(config.d_model, sum(shape.day_outputs))
+        self.gain = config.calendar_gain
+        self.calendar = Linear(shape.n_known, sum(shape.day_outputs)) if self.gain else None
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self.head(self.activation(self.mix(z)))
+    def forward(self, z: Tensor, known_future: Tensor) -> Tensor:
+        raw = self.head(self.activation(self.mix(z)))
+        return raw if self.calendar is None else raw + self.gain * self.calendar(known_future)
 
 
 class Lumos(nn.Module):
@@ -339,6 +346,8 @@ class Lumos(nn.Module):
         for weight in (self.kinds, self.places, *(m.weight for m in heads if isinstance(m, nn.Linear))):
             if weight is not None:
                 weight.normal_(0.0, 0.02, generator=draw)
+        if self.day_readout is not None and self.day_readout.calendar is not None:
+            self.day_readout.calendar.weight.zero_()
         if isinstance(self.readout, Pool):
             self.readout.queries.normal_(0.0, 0.5, generator=draw)  # z has unit entries: targets look at days unevenly
 
@@ -367,7 +376,7 @@ class Lumos(nn.Module):
             z = block(z, keys, values, cache.mask)
         z = self.decoder_norm(z)
         window = self.readout(z) if self.readout is not None else z.new_zeros(z.shape[0], 0)
-        return LumosOutput(window, self.day_readout(z) if self.day_readout is not None else None)
+        return LumosOutput(window, self.day_readout(z, known_future) if self.day_readout is not None else None)
 
     def embed_days(self, batch: DayBatch) -> Tensor:
         """History days before the encoder, B S D."""
@@ -422,7 +431,7 @@ def _future_flops(config: LumosConfig, shape: LumosShape, n_kept: float) -> floa
     if config.readout == "flatten" and shape.outputs:
         per_day += d * d
     window = sum(shape.outputs) * d + (len(shape.outputs) * d * (2 * days + d) if config.readout == "pool" else 0)
-    by_day = d * (d + sum(shape.day_outputs)) if shape.day_outputs else 0
+    by_day = d * d + sum(shape.day_outputs) * (d + shape.n_known) if shape.day_outputs else 0
     return 2 * (days * (per_day + by_day) + window + about)
 
 

@@ -36,7 +36,9 @@ def test_parameter_counts(config: dict, shape: LumosShape, expected: int) -> Non
 def test_a_readout_by_day_costs_only_where_it_is_asked_for() -> None:
     both = LumosShape(**SPEC, horizon=28, outputs=OURS.outputs, day_outputs=(1, 3))
     d = LumosConfig(size="tiny").d_model
-    assert count(LumosConfig(size="tiny"), both) - 135_275 == d * d + d + (d + 1) * 4
+    calendar = (SPEC["n_known"] + 1) * 4
+    assert count(LumosConfig(size="tiny"), both) - 135_275 == d * d + d + (d + 1) * 4 + calendar
+    assert count(LumosConfig(size="tiny", calendar_gain=0), both) - 135_275 == d * d + d + (d + 1) * 4
 
 
 def test_the_dial_fills_what_is_not_given() -> None:
