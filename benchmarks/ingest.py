@@ -97,7 +97,7 @@ def alone(work: Any, *given: Any) -> Any:
 
 def side_by_side(n: int, limit: str, root: Path) -> None:
     """Measure both in turn, check that counts add up, record the ratio and the peaks."""
-    from habitus.data.engine import parse_bytes
+    from habitus.data.pipeline.engine import parse_bytes
 
     file = str(root / "events.parquet")
     alone(write_events, n, file)

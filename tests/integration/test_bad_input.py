@@ -199,7 +199,7 @@ def test_a_write_that_fails_is_a_disk_error(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_too_little_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from habitus.data import engine
+    from habitus.data.pipeline import engine
 
     monkeypatch.setattr(engine, "RESERVE", engine.SMALLEST - 3_000_000)
     with pytest.raises(IngestError, match="memory_limit"):

@@ -17,9 +17,9 @@ from habitus.core.errors import IngestError
 from habitus.data.append import append
 from habitus.data.ingest import ingest
 from habitus.data.log import EventLog
+from habitus.data.pipeline.swap import claimed
 from habitus.data.schema import Schema
 from habitus.data.store import Store
-from habitus.data.swap import claimed
 
 SCHEMA = {
     "max_rejected": 0.5,
@@ -59,21 +59,21 @@ for line in sys.stdin:
 """
 
 INGEST = [
-    ("habitus.data.scan:count_users", "after"),
-    ("habitus.data.rejects:write_rejected", "after"),
+    ("habitus.data.pipeline.scan:count_users", "after"),
+    ("habitus.data.pipeline.rejects:write_rejected", "after"),
     ("habitus.data.shards:ShardFile.close", "before"),
-    ("habitus.data.stream:seal_shard", "after"),
+    ("habitus.data.pipeline.stream:seal_shard", "after"),
     ("habitus.data.ingest:make_manifest", "after"),
     ("habitus.data.ingest:write_json", "after"),
 ]
 APPEND = [
-    ("habitus.data.scan:refuse_repeats", "after"),
+    ("habitus.data.pipeline.scan:refuse_repeats", "after"),
     ("habitus.data.append:write_tables", "after"),
-    ("habitus.data.stream:write_shards", "after"),
-    ("habitus.data.merge:merge_shard", "after"),
+    ("habitus.data.pipeline.stream:write_shards", "after"),
+    ("habitus.data.pipeline.merge:merge_shard", "after"),
     ("habitus.data.append:adopt", "before"),
-    ("habitus.data.swap:write_json", "before"),
-    ("habitus.data.swap:write_json", "after"),
+    ("habitus.data.pipeline.swap:write_json", "before"),
+    ("habitus.data.pipeline.swap:write_json", "after"),
 ]
 
 
@@ -169,7 +169,7 @@ def test_a_killed_append_leaves_a_whole_store_and_the_next_one_is_the_same(
     assert {file.name for file in (path / "shards").iterdir()} == {file.name for file in (both / "shards").iterdir()}
 
 
-@pytest.mark.parametrize(("place", "when"), [INGEST[3], ("habitus.data.swap:write_json", "before")])
+@pytest.mark.parametrize(("place", "when"), [INGEST[3], ("habitus.data.pipeline.swap:write_json", "before")])
 def test_a_killed_replacement_leaves_the_old_store(
     tmp_path: Path, kill: Kill, files: list[Path], first: Path, place: str, when: str
 ):

@@ -13,18 +13,18 @@ import numpy as np
 
 from habitus.core.errors import SchemaError
 from habitus.core.progress import track
-from habitus.data import codes, merge, rejects, stream
-from habitus.data.codes import Size
-from habitus.data.engine import literal, open_engine, quoted
 from habitus.data.ingest import first_pass
 from habitus.data.log import EventLog
-from habitus.data.manifest import make_manifest, write_tables
-from habitus.data.scan import Scan
+from habitus.data.pipeline import codes, merge, rejects, stream
+from habitus.data.pipeline.codes import Size
+from habitus.data.pipeline.engine import literal, open_engine, quoted
+from habitus.data.pipeline.manifest import make_manifest, write_tables
+from habitus.data.pipeline.scan import Scan
+from habitus.data.pipeline.swap import adopt, changing
+from habitus.data.pipeline.tables import seal, write_table
 from habitus.data.schema import Schema
 from habitus.data.shards import map_shard
 from habitus.data.store import Store
-from habitus.data.swap import adopt, changing
-from habitus.data.tables import seal, write_table
 
 if TYPE_CHECKING:
     import duckdb

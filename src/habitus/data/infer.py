@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from habitus.core.errors import SchemaError
-from habitus.data.engine import engine_errors, literal, open_engine, quoted
 from habitus.data.log import as_raw
-from habitus.data.projection import INTEGERS, NUMBERS
+from habitus.data.pipeline.engine import engine_errors, literal, open_engine, quoted
+from habitus.data.pipeline.projection import INTEGERS, NUMBERS
 from habitus.data.schema import Schema
 from habitus.data.schema_toml import write_toml
 

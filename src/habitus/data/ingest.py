@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from habitus.core.atomic import new_folder, write_json
 from habitus.core.errors import ConfigError
 from habitus.core.progress import bar
-from habitus.data import codes, rejects, scan, stream
-from habitus.data.engine import open_engine
 from habitus.data.log import EventLog
-from habitus.data.manifest import make_manifest, write_tables
+from habitus.data.pipeline import codes, rejects, scan, stream
+from habitus.data.pipeline.engine import open_engine
+from habitus.data.pipeline.manifest import make_manifest, write_tables
+from habitus.data.pipeline.swap import adopt, changing, claimed, remove_dead
+from habitus.data.pipeline.tables import seal
 from habitus.data.store import MANIFEST, Store
-from habitus.data.swap import adopt, changing, claimed, remove_dead
-from habitus.data.tables import seal
 
 if TYPE_CHECKING:
     import duckdb

@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 
 from habitus.core.errors import IngestError, SchemaError, StoreError
-from habitus.data import merge
 from habitus.data.append import append
 from habitus.data.calendar import Calendar
 from habitus.data.ingest import ingest
 from habitus.data.log import EventLog
+from habitus.data.pipeline import merge
 from habitus.data.schema import Schema
 from habitus.data.shards import Columns, ShardFile, TextFile, map_shard, map_text
 from habitus.data.store import Store
@@ -149,7 +149,7 @@ def test_users_of_another_type_are_refused(tmp_path: Path):
 
 
 def test_only_one_change_at_a_time(tmp_path: Path):
-    from habitus.data.swap import changing
+    from habitus.data.pipeline.swap import changing
 
     log = simple({"u": ["a"], "t": ["2024-05-01"]})
     ingest(log, tmp_path / "s")

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from habitus.core.errors import ConfigError, DiskError, IngestError
-from habitus.data import stream, zones
 from habitus.data.ingest import ingest
 from habitus.data.log import EventLog
+from habitus.data.pipeline import stream, zones
 from habitus.data.schema import Schema
 from habitus.data.shards import TEXT_ROWS, TextFile, map_text
 from habitus.data.store import Store

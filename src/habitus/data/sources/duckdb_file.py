@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from habitus.core.errors import SourceError, nearest
-from habitus.data.engine import engine_errors, literal, quoted
 from habitus.data.log import RawFile
+from habitus.data.pipeline.engine import engine_errors, literal, quoted
 from habitus.data.sources.tables import copy_to_parquet
 
 if TYPE_CHECKING:

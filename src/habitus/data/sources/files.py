@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from habitus.core.errors import SourceError, nearest
-from habitus.data.engine import engine_errors, literal
 from habitus.data.log import RawFile
+from habitus.data.pipeline.engine import engine_errors, literal
 from habitus.data.sources.csv_file import header, read_csv
 from habitus.data.sources.tables import copy_to_parquet
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from habitus.core.errors import SourceError, require
-from habitus.data.engine import engine_errors
 from habitus.data.log import RawFile
+from habitus.data.pipeline.engine import engine_errors
 from habitus.data.sources.tables import copy_to_parquet
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from habitus.data.engine import engine_errors, literal, quoted
 from habitus.data.log import RawFile
+from habitus.data.pipeline.engine import engine_errors, literal, quoted
 
 if TYPE_CHECKING:
     import duckdb

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from habitus.data.pipeline.stream import open_text
 from habitus.data.shards import TEXT_ROWS, Columns, ShardFile, TextFile, map_shard, map_text
-from habitus.data.stream import open_text
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from habitus.core.errors import IngestError
-from habitus.data.engine import engine_errors, literal
-from habitus.data.scan import Scan
-from habitus.data.tables import write_table
+from habitus.data.pipeline.engine import engine_errors, literal
+from habitus.data.pipeline.scan import Scan
+from habitus.data.pipeline.tables import write_table
 
 if TYPE_CHECKING:
     import duckdb

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from habitus.core.errors import IngestError, SourceError
-from habitus.data import zones
-from habitus.data.engine import engine_errors, literal, quoted
 from habitus.data.log import EventLog, RawFile, as_raw
-from habitus.data.projection import Projection, check_columns, project
+from habitus.data.pipeline import zones
+from habitus.data.pipeline.engine import engine_errors, literal, quoted
+from habitus.data.pipeline.projection import Projection, check_columns, project
 from habitus.data.schema import Schema
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from habitus.core.errors import SourceError
 from habitus.core.progress import bar
-from habitus.data import zones
-from habitus.data.codes import Size
-from habitus.data.engine import engine_errors, quoted
-from habitus.data.scan import Scan, check_unchanged
+from habitus.data.pipeline import zones
+from habitus.data.pipeline.codes import Size
+from habitus.data.pipeline.engine import engine_errors, quoted
+from habitus.data.pipeline.scan import Scan, check_unchanged
+from habitus.data.pipeline.tables import seal
 from habitus.data.schema import Schema
 from habitus.data.shards import KEYS, TEXT_ROWS, Columns, ShardFile, TextFile
-from habitus.data.tables import seal
 
 if TYPE_CHECKING:
     import duckdb

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from habitus.data import zones
-from habitus.data.engine import literal, quoted
+from habitus.data.pipeline import zones
+from habitus.data.pipeline.engine import literal, quoted
 
 if TYPE_CHECKING:
     import duckdb

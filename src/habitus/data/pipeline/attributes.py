@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from habitus.core.errors import SchemaError, nearest
-from habitus.data.engine import engine_errors, literal, quoted
 from habitus.data.log import EventLog, as_raw
-from habitus.data.projection import attribute_sql
-from habitus.data.scan import Scan
+from habitus.data.pipeline.engine import engine_errors, literal, quoted
+from habitus.data.pipeline.projection import attribute_sql
+from habitus.data.pipeline.scan import Scan
 from habitus.data.schema import Table
 
 if TYPE_CHECKING:

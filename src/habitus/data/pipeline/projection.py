@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from habitus.core.errors import SchemaError, nearest
-from habitus.data import zones
-from habitus.data.engine import engine_errors, literal, quoted
+from habitus.data.pipeline import zones
+from habitus.data.pipeline.engine import engine_errors, literal, quoted
 from habitus.data.schema import Amount, Part, Schema, mentions
 
 if TYPE_CHECKING:

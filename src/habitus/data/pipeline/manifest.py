@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from habitus.data import attributes, codes
-from habitus.data.engine import engine_errors
 from habitus.data.log import EventLog
-from habitus.data.scan import Scan
+from habitus.data.pipeline import attributes, codes
+from habitus.data.pipeline.engine import engine_errors
+from habitus.data.pipeline.scan import Scan
+from habitus.data.pipeline.tables import seal, write_table
+from habitus.data.pipeline.zones import local_days
 from habitus.data.store import FORMAT, Store
-from habitus.data.tables import seal, write_table
-from habitus.data.zones import local_days
 
 if TYPE_CHECKING:
     import duckdb
