@@ -72,7 +72,7 @@ class LumosConfig(Config):
     has_kind_vectors: bool = True
     future_self_attention: bool = False
     d_profile: int = Field(0, ge=0)
-    calendar_gain: float = Field(10.0, ge=0)
+    calendar_gain: float = Field(30.0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
