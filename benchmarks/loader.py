@@ -12,10 +12,9 @@ from benchmarks.record import record, size_option
 from habitus.data.cutoffs import samples_of
 from habitus.data.ingest import ingest
 from habitus.data.sources.online_retail import online_retail
-from habitus.models.heads import n_outputs
-from habitus.models.lumos import Lumos, LumosConfig, LumosShape
+from habitus.models.lumos import Lumos, LumosConfig
 from habitus.tasks.recipe import Recipe
-from habitus.tasks.train import fit_heads
+from habitus.tasks.train import fit_heads, shape_of
 from habitus.tokens.loader import DayLoader, Inputs, prepare
 from habitus.tokens.spec import fit_spec
 from habitus.training.fit import TrainingConfig, fit
@@ -60,17 +59,8 @@ def served(inputs: Inputs, store, keep: str) -> None:
 
 def trained(recipe: Recipe, inputs: Inputs, folder: Path, keep: str, n_epochs: int) -> float:
     """Train the tiny model; give samples per second."""
-    heads, spec = fit_heads(recipe, inputs), inputs.spec
-    shape = LumosShape(
-        n_activity=len(spec.features),
-        n_known=spec.n_known,
-        n_profile=spec.profile.width,
-        history=spec.tokens.history,
-        horizon=spec.horizon,
-        outputs=tuple(n_outputs(head) for head in heads.window),
-        day_outputs=tuple(n_outputs(head) for head in heads.day),
-    )
-    model = Lumos(LumosConfig.parse({"size": "tiny", "d_profile": 128}), shape)
+    heads = fit_heads(recipe, inputs)
+    model = Lumos(LumosConfig.parse({"size": "tiny", "d_profile": 128}), shape_of(inputs.spec, heads))
     objective = MultiTask(heads.window, day_heads=heads.day)
     loader = DayLoader(inputs, batch_size=256, per_user=4, is_training=True)
     config = TrainingConfig.parse({"epochs": n_epochs, "loggers": []})

@@ -87,6 +87,19 @@ def fit_heads(recipe: Recipe, inputs: Inputs) -> Heads:
     )
 
 
+def shape_of(spec: InputSpec, heads: Heads) -> LumosShape:
+    """Give the widths and lengths that a spec and its heads imply for the model."""
+    return LumosShape(
+        n_activity=len(spec.features),
+        n_known=spec.n_known,
+        n_profile=spec.profile.width,
+        history=spec.tokens.history,
+        horizon=spec.horizon,
+        outputs=tuple(n_outputs(head) for head in heads.window),
+        day_outputs=tuple(n_outputs(head) for head in heads.day),
+    )
+
+
 def _observed(inputs: Inputs) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """List the observed values of every window target and of every day target, each 1-D."""
     found = []
@@ -104,15 +117,6 @@ def _plan(run: Run) -> Plan:
     heads = fit_heads(recipe, inputs)
     window, day = _observed(inputs)
     everything = parts["train"].joined(parts["gap"], parts["valid"])
-    shape = LumosShape(
-        n_activity=len(spec.features),
-        n_known=spec.n_known,
-        n_profile=spec.profile.width,
-        history=spec.tokens.history,
-        horizon=spec.horizon,
-        outputs=tuple(n_outputs(head) for head in heads.window),
-        day_outputs=tuple(n_outputs(head) for head in heads.day),
-    )
     return Plan(
         spec=spec,
         heads=heads,
@@ -120,7 +124,7 @@ def _plan(run: Run) -> Plan:
         train=inputs,
         valid=prepare(store, spec, parts["valid"]),
         everything=prepare(store, spec, everything) if recipe.refit else None,
-        shape=shape,
+        shape=shape_of(spec, heads),
         config=recipe.model_config_of_choice(),  # type: ignore[arg-type]
     )
 
