@@ -202,12 +202,13 @@ def _relative_errors(answer: Forecast, actual: np.ndarray, column: int) -> np.nd
 def _conformal(errors: np.ndarray) -> dict[str, Any]:
     """Give the interval of a new day's error: split-conformal ranks over cut-offs, days of one cut-off pooled.
 
-    With n cut-offs the ranks are ceil((n + 1)(1 - a)); fewer than 4 cannot carry 80 % and give no interval.
+    With n cut-offs the ranks are ceil((n + 1)(1 - a)), at most n: few cut-offs give the whole range of errors seen, and
+    fewer than 4 give no interval.
     """
     n = len(errors)
     share = (1 - COVERAGE) / 2
     if n < 4:
         return {"low": None, "high": None, "n_cutoffs": n, "coverage": COVERAGE}
     upper = min(math.ceil((n + 1) * (1 - share)) / n, 1.0)
-    low, high = np.quantile(errors, [1 - upper if upper < 1 else share / 2, upper if upper < 1 else 1 - share / 2])
+    low, high = np.quantile(errors, [1 - upper, upper])
     return {"low": float(low), "high": float(high), "n_cutoffs": n, "coverage": COVERAGE}
