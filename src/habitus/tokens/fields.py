@@ -44,7 +44,7 @@ class Scaler:
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Give float32 of the same shape; the last axis is the columns. Extremes are cut at 8 deviations."""
-        scaled = (signed_log1p(np.asarray(values)) - self.location) / self.scale
+        scaled = (signed_log1p(np.asarray(values)).astype(np.float32) - self.location) / self.scale
         return np.nan_to_num(np.clip(scaled, -8.0, 8.0), nan=0.0).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
