@@ -93,6 +93,7 @@ def summary(section: dict[str, Any]) -> str:
             f"  {row['calendar']:<20} {row['target']:<12} total {row['total']:>12,.1f}{unit}"
             f"  difference {row['difference']:+,.1f}{spread}"
         )
+    lines += [line for daily in section["daily"] for line in _by_day(daily, section["calendars"])]
     for change in section["changes"]:
         warning = f"; {change['warning']}" if change["warning"] else ""
         lines.append(
@@ -100,6 +101,23 @@ def summary(section: dict[str, Any]) -> str:
             f"{change['n_past']} past events of type {change['type']!r}{warning}"
         )
     return "\n".join(lines)
+
+
+def _by_day(daily: dict[str, Any], names: list[str]) -> list[str]:
+    """Say on which day a target changes most, and what the days add up to.
+
+    Days and window are read by different heads: their sums differ, and both are shown.
+    """
+    lines = []
+    base = np.array(daily["values"][names[0]])
+    for name in names[1:]:
+        change = np.array(daily["values"][name]) - base
+        most = int(np.abs(change).argmax())
+        lines.append(
+            f"  {name:<20} {daily['target']:<12} by day: most on {daily['day'][most]}, {change[most]:+,.1f}; "
+            f"all days {change.sum():+,.1f}"
+        )
+    return lines
 
 
 def _read(calendars: Sequence[str | Path | Calendar], known: Calendar) -> tuple[list[str], list[Calendar]]:
