@@ -43,11 +43,10 @@ class TreeConfig(Config):
     sizes: tuple[tuple[int, int], ...] = ((31, 200), (15, 100), (7, 100))
     learning_rate: float = 0.05
     max_rounds: int = 1500
-    patience: int = 30
+    patience: int = 50
     row_share: float = 0.7
     column_share: float = 0.3
-    ridge: float = 10.0
-    n_refits: int = 4
+    n_refits: int = 2
     seed: int = 0
     n_threads: int = 2
 
@@ -84,7 +83,7 @@ class BoostedTrees:
     names
         The columns they want, in order.
     size, n_rounds, valid_loss
-        What validation chose: (leaves, rows in a leaf), rounds before the refit, and the loss there.
+        What validation chose: (leaves, rows in a leaf), rounds, and the loss there.
     """
 
     loss: Loss
@@ -119,8 +118,6 @@ def bin_tables(train: Aggregates, valid: Aggregates, gap: Aggregates | None = No
 def fit(binned: Binned, y: Labels, loss: Loss, config: TreeConfig | None = None, *, level: float = 0.5) -> BoostedTrees:
     """Choose size and rounds on validation, then refit on train + gap + validation.
 
-    The refit grows rounds in proportion to its rows: on earlier cut-offs that gained on most targets.
-
     Parameters
     ----------
     loss
@@ -147,8 +144,7 @@ def fit(binned: Binned, y: Labels, loss: Loss, config: TreeConfig | None = None,
         trials = pool.map(lambda p: _trial(train, valid, p, config), parameters)
         valid_loss, n_rounds, size = min((*trial, size) for trial, size in zip(trials, config.sizes))
         seeds = [derive(config.seed, "refit", i) for i in range(config.n_refits)]
-        n_more = round(n_rounds * refit.num_data() / train.num_data())  # more rows bear more rounds
-        texts = tuple(pool.map(lambda s: _refit(refit, _parameters(config, size, loss, level, s), n_more), seeds))
+        texts = tuple(pool.map(lambda s: _refit(refit, _parameters(config, size, loss, level, s), n_rounds), seeds))
     return BoostedTrees(loss, level, texts, binned.names, size, n_rounds, float(valid_loss))
 
 
@@ -207,7 +203,6 @@ def _parameters(
         "bagging_fraction": config.row_share,
         "bagging_freq": 1,
         "feature_fraction": config.column_share,
-        "lambda_l2": config.ridge,
         "seed": (config.seed if seed is None else seed) % 2**31,
     }
 

@@ -16,9 +16,7 @@ from habitus.models import base_rate, boosted_trees, recency_frequency
 from habitus.models.boosted_trees import Labels, TreeConfig
 from habitus.tokens.aggregates import Aggregates
 
-QUICK = TreeConfig(
-    sizes=((7, 20), (3, 20)), learning_rate=0.1, max_rounds=60, patience=10, column_share=1.0, n_refits=2
-)
+QUICK = TreeConfig(sizes=((7, 20), (3, 20)), learning_rate=0.1, max_rounds=60, patience=10, column_share=1.0)
 NAMES = ("*.recency", "*.days.all", "group", "noise")
 
 
