@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +263,33 @@ def test_training_again_changes_nothing(run, folder, store):
     before = (run.artifact_path / "weights-1.safetensors").read_bytes()
     again = habitus.train(folder / "road.toml", out=run.path, store=store.path)
     assert (again.artifact_path / "weights-1.safetensors").read_bytes() == before
+
+
+DYING = """
+import os, signal, sys
+from habitus.tokens.loader import DayLoader
+import habitus
+made, n_left = DayLoader._make, [int(sys.argv[4])]
+def dying(self, rows):
+    n_left[0] -= self.is_training
+    if n_left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return made(self, rows)
+DayLoader._make = dying
+habitus.train(sys.argv[1], out=sys.argv[2], store=sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("n_batches", [9, 40], ids=["in the search", "in the refit"])
+def test_a_killed_run_goes_on_to_the_same_weights(run, folder, store, tmp_path, n_batches):
+    arguments = [str(folder / "road.toml"), str(tmp_path / "run"), str(store.path), str(n_batches)]
+    died = subprocess.run([sys.executable, "-c", DYING, *arguments], capture_output=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert not (tmp_path / "run" / "artifact").exists()
+    again = habitus.train(folder / "road.toml", out=tmp_path / "run", store=store.path)
+    for seed in range(3):
+        name = f"weights-{seed}.safetensors"
+        assert (again.artifact_path / name).read_bytes() == (run.artifact_path / name).read_bytes(), name
 
 
 def test_a_run_is_not_taken_over_by_another_recipe_or_another_log(run, folder, store):
