@@ -144,9 +144,9 @@ def _forecast(
 
 
 def _key(run: Run) -> str:
-    """Name what a gate row depends on: the recipe's protocol and the log."""
+    """Name what a gate row depends on: the recipe's protocol, how hard the trees try, and the log."""
     recipe = run.recipe
-    parts = (recipe.cutoffs, recipe.targets, recipe.gate.seed, run.store.fingerprint)
+    parts = (recipe.cutoffs, recipe.targets, TreeConfig(seed=recipe.gate.seed), run.store.fingerprint)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
