@@ -57,8 +57,8 @@ class Cutoffs(Config):
     """The cut-offs of a run, in days.
 
     `gap` holds cut-offs whose label windows reach past the first validation cut-off: used only when the model is
-    refitted on train + gap + validation. `unseen_users` is the share of users that training never sees; they are
-    tested apart. `eligible` are histories a user must have at the cut-off, such as `any(purchase)`.
+    refitted on train + gap + validation. `unseen_users` is the share of users kept out of every part;
+    `samples_of(..., unseen=True)` gives theirs, for a test of one's own. `eligible` are histories a user must have at the cut-off, such as `any(purchase)`.
 
     Errors: `CutoffError` when a label window of one part reaches past the first cut-off of a later part.
     """

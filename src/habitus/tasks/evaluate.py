@@ -41,7 +41,10 @@ AMOUNT: dict[str, tuple[Callable[..., Any], str]] = {
     "mape_nonzero": (regression.mape_nonzero, "median"),
 }
 HIGHER_IS_BETTER = {"auc", "average_precision", "spearman"}
-LEADING = {"binary": "auc", "amount": "wape"}
+SHOWN = {
+    "binary": ("auc", "average_precision", "log_loss", "ece"),
+    "amount": ("wape", "mae", "rmse", "spearman"),
+}
 
 
 @dataclass(frozen=True)
@@ -97,13 +100,13 @@ def summary(metrics: dict[str, Any]) -> str:
     """Give the gate table and its verdicts as plain text."""
     lines = []
     for target in metrics["targets"]:
-        names = list(BINARY) if target["head"] == "binary" else list(AMOUNT)
+        names = SHOWN["binary" if target["head"] == "binary" else "amount"]
         rate = metrics["test_rates"][target["name"]]
         lines += ["", f"{target['name']}: {target['define']} ({rate:.1%} of test samples above 0)"]
-        lines.append(f"  {'':<26}" + "".join(f"{name:>30}" for name in names[:4]))
+        lines.append(f"  {'':<26}" + "".join(f"{name:>30}" for name in names))
         for row in metrics["table"]:
             if row["target"] == target["name"]:
-                cells = "".join(f"{_cell(row['metrics'][name]):>30}" for name in names[:4])
+                cells = "".join(f"{_cell(row['metrics'][name]):>30}" for name in names)
                 lines.append(f"  {row['model']:<26}{cells}")
         for found in metrics["differences"]:
             if found["target"] == target["name"] and found["metric"] == names[0] and found["model"] == MODEL:

@@ -12,7 +12,6 @@ from habitus.core.errors import TargetError
 from habitus.core.registry import MODELS, resolve
 from habitus.data.cutoffs import Cutoffs
 from habitus.data.targets import Target
-from habitus.models.heads import Head
 from habitus.tokens.spec import TokenConfig
 from habitus.training.fit import TrainingConfig
 
@@ -147,8 +146,3 @@ class Recipe(Config):
     def day_targets(self) -> tuple[Target, ...]:
         """Targets also forecast for each day, K_day."""
         return tuple(target.target for target in self.targets if target.per_day)
-
-
-def unit_of(recipe: Recipe, head: Head) -> str:
-    """Give the unit a head's numbers are in; probabilities have none."""
-    return next((t.unit or "" for t in recipe.targets if t.name == head.name), "")

@@ -55,32 +55,3 @@ class Scaler:
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Read what `to_json` gave."""
         return cls(np.array(values["location"], np.float32), np.array(values["scale"], np.float32))
-
-
-@dataclass(frozen=True)
-class Categories:
-    """The frequent values of a column, each a one-hot position; position 0 is everything else, unknown included.
-
-    >>> Categories.fit(["UK", "UK", None, "FR"], min_count=2).encode(["UK", "FR"]).tolist()
-    [[0.0, 1.0], [1.0, 0.0]]
-    """
-
-    values: tuple[str, ...]
-
-    @classmethod
-    def fit(cls, column: list[str | None], *, min_count: int = 20, limit: int = 32) -> Self:
-        """Keep values seen at least `min_count` times, at most `limit` of them, the most frequent first."""
-        seen, counts = np.unique([v for v in column if v is not None] or [""], return_counts=True)
-        order = np.lexsort((seen, -counts))
-        return cls(tuple(str(seen[i]) for i in order if counts[i] >= min_count and seen[i] != "")[:limit])
-
-    @property
-    def width(self) -> int:
-        """Length of the one-hot vector."""
-        return len(self.values) + 1
-
-    def encode(self, column: list[str | None]) -> np.ndarray:
-        """Give float32 one-hot rows."""
-        position = {value: i + 1 for i, value in enumerate(self.values)}
-        codes = np.array([position.get(value, 0) if value is not None else 0 for value in column], dtype=np.int64)
-        return np.eye(self.width, dtype=np.float32)[codes]

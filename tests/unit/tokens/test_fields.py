@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from habitus.tokens.fields import Categories, Scaler, signed_log1p
+from habitus.tokens.fields import Scaler, signed_log1p
 
 
 def test_scaler_standardises_what_it_was_fitted_on():
@@ -39,9 +39,3 @@ def test_signed_log1p_is_odd_and_increasing():
     values = np.linspace(-50, 50, 101)
     assert np.allclose(signed_log1p(values), -signed_log1p(-values))
     assert (np.diff(signed_log1p(values)) > 0).all()
-
-
-def test_categories_put_the_rare_and_unknown_in_place_zero():
-    encoder = Categories.fit(["a"] * 5 + ["b"] * 3 + ["c", None], min_count=2)
-    assert encoder.values == ("a", "b")
-    assert encoder.encode(["a", "c", None, "zebra"])[:, 0].tolist() == [0, 1, 1, 1]
