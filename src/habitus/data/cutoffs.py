@@ -58,7 +58,8 @@ class Cutoffs(Config):
 
     `gap` holds cut-offs whose label windows reach past the first validation cut-off: used only when the model is
     refitted on train + gap + validation. `unseen_users` is the share of users kept out of every part;
-    `samples_of(..., unseen=True)` gives theirs, for a test of one's own. `eligible` are histories a user must have at the cut-off, such as `any(purchase)`.
+    `samples_of(..., unseen=True)` gives theirs, for a test of one's own. `eligible` are histories a user must have at
+    the cut-off, such as `any(purchase)`.
 
     Errors: `CutoffError` when a label window of one part reaches past the first cut-off of a later part.
     """
