@@ -1,4 +1,4 @@
-"""What a model of user-days is fed: one frozen batch of tensors."""
+"""What models are fed: one frozen batch of tensors, of user-days (DayBatch) or of events (EventBatch)."""
 
 from __future__ import annotations
 
@@ -74,5 +74,62 @@ class DayBatch:
             is_observed=torch.zeros(0, n_targets, dtype=torch.bool),
             day_target=torch.zeros(0, horizon, n_day_targets),
             day_is_observed=torch.zeros(0, horizon, n_day_targets, dtype=torch.bool),
+            sample=torch.zeros(0, dtype=torch.int64),
+        )
+
+
+@dataclass(frozen=True)
+class EventBatch:
+    """A batch of stretches of events. B rows, T positions (one event each); padding stands at the end of a row.
+
+    Position t is asked for event t + 1 of the same user: `next_ids` and `next_time` belong to that event, and `is_target`
+    says whether the answer counts (never on padding, nor for what is unknown, held out or of another part). As padding
+    comes last, a causal model needs no mask for it. Ids of a field: 0 padding, 1 unknown, 2.. its values.
+
+    >>> EventBatch.empty(n_fields=4, n_amounts=1).ids.shape
+    torch.Size([0, 1, 4])
+    """
+
+    ids: Tensor  # B T n_fields i64, fields in the order of the spec
+    amount: Tensor  # B T n_amounts f32, transformed and standardised; 0 where there is none
+    time: Tensor  # B T i64, seconds since 1970-01-01 UTC
+    length: Tensor  # B i64, events of the row, at least 1
+    next_ids: Tensor  # B T n_fields i64
+    next_amount: Tensor  # B T n_amounts f32
+    next_time: Tensor  # B T i64
+    is_target: Tensor  # B T bool
+    remaining: Tensor  # B f32, seconds from the row's last event to the end of observation; nan when more events follow
+    sample: Tensor  # B i64, row number in the stretches the loader was given
+
+    def __len__(self) -> int:
+        return self.sample.shape[0]
+
+    @property
+    def is_padding(self) -> Tensor:
+        """B T bool."""
+        return torch.arange(self.ids.shape[1], device=self.ids.device) >= self.length[:, None]
+
+    def to(self, device: torch.device | str) -> Self:
+        """Copy to a device."""
+        return type(self)(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    @classmethod
+    def empty(cls, *, n_fields: int, n_amounts: int = 0) -> Self:
+        """Give a batch of no rows, with the right trailing shapes."""
+        ids, amount, time = (
+            torch.zeros(0, 1, n_fields, dtype=torch.int64),
+            torch.zeros(0, 1, n_amounts),
+            torch.zeros(0, 1, dtype=torch.int64),
+        )
+        return cls(
+            ids=ids,
+            amount=amount,
+            time=time,
+            length=torch.zeros(0, dtype=torch.int64),
+            next_ids=ids.clone(),
+            next_amount=amount.clone(),
+            next_time=time.clone(),
+            is_target=torch.zeros(0, 1, dtype=torch.bool),
+            remaining=torch.zeros(0),
             sample=torch.zeros(0, dtype=torch.int64),
         )
