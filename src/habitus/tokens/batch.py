@@ -82,7 +82,7 @@ class DayBatch:
 class EventBatch:
     """A batch of stretches of events. B rows, T positions (one event each); padding stands at the end of a row.
 
-    Position t is asked for event t + 1 of the same user: `next_ids` and `next_time` belong to that event, and `is_target`
+    Position t is asked for event t + 1 of its user: `next_ids` and `next_time` belong to that event, and `is_target`
     says whether the answer counts (never on padding, nor for what is unknown, held out or of another part). As padding
     comes last, a causal model needs no mask for it. Ids of a field: 0 padding, 1 unknown, 2.. its values.
 
