@@ -91,6 +91,19 @@ def shared_table(known: KnownEvents, cutoff: int, first_day: int, n_days: int) -
     return table
 
 
+def hide_events(table: np.ndarray) -> None:
+    """Make the days of `table` [..., E] say in place that nothing is known of any event; the clock stays.
+
+    >>> day = np.ones((1, CLOCK + PER_TYPE), np.float32)
+    >>> hide_events(day)
+    >>> day[0, 7:].tolist()
+    [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0]
+    """
+    table[..., CLOCK - 1 :] = 0.0
+    for column in (CLOCK + 1, CLOCK + 2):
+        table[..., column::PER_TYPE] = 1.0
+
+
 def add_audience_events(
     table: np.ndarray, known: KnownEvents, users: np.ndarray, cutoffs: np.ndarray, days: np.ndarray
 ) -> None:

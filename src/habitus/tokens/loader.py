@@ -17,7 +17,14 @@ from habitus.data.cutoffs import Samples, ranges, rows_until
 from habitus.data.targets import Measured, measure, measure_days
 from habitus.tokens.batch import DayBatch, Kind
 from habitus.tokens.days import DayTable, day_table
-from habitus.tokens.known_events import KnownEvents, add_audience_events, known_events, notable_days, shared_table
+from habitus.tokens.known_events import (
+    KnownEvents,
+    add_audience_events,
+    hide_events,
+    known_events,
+    notable_days,
+    shared_table,
+)
 from habitus.tokens.spec import InputSpec, check_fits
 
 if TYPE_CHECKING:
@@ -111,7 +118,8 @@ def assemble(inputs: Inputs, rows: np.ndarray, *, is_dropped: np.ndarray | None 
     activity[row[is_active], column[is_active]] = _activity(inputs, source[is_active])
 
     past = inputs.shared[inputs.cutoff_place[rows][:, None], day]
-    add_audience_events(past, inputs.known, samples.user, samples.cutoff, origin[:, None] + day)
+    if spec.tokens.sees_past:
+        add_audience_events(past, inputs.known, samples.user, samples.cutoff, origin[:, None] + day)
     past[kinds == Kind.PADDING] = 0.0
     return DayBatch(
         activity=torch.from_numpy(activity),
@@ -130,7 +138,8 @@ def future_events(inputs: Inputs, rows: np.ndarray) -> torch.Tensor:
     samples, ahead = inputs.samples.take(rows), np.arange(1, inputs.spec.horizon + 1)
     future = inputs.shared[inputs.cutoff_place[rows], inputs.spec.tokens.history :]
     days = samples.cutoff.astype(np.int64)[:, None] + ahead
-    add_audience_events(future, inputs.known, samples.user, samples.cutoff, days)
+    if inputs.spec.tokens.sees_future:
+        add_audience_events(future, inputs.known, samples.user, samples.cutoff, days)
     return torch.from_numpy(future)
 
 
@@ -304,9 +313,10 @@ def _kept(
     n_silent = history if tokens.keep == "all" else min(tokens.keep_recent, history)
     silent = np.repeat(np.arange(len(rows)), n_silent)
     silent_position = np.tile(np.arange(history - n_silent, history), len(rows))
-    notable, notable_day = notable_days(inputs.known, samples.user, samples.cutoff, history)
-    silent = np.concatenate([silent, notable])
-    silent_position = np.concatenate([silent_position, notable_day - origin[notable]])
+    if tokens.sees_past:
+        notable, notable_day = notable_days(inputs.known, samples.user, samples.cutoff, history)
+        silent = np.concatenate([silent, notable])
+        silent_position = np.concatenate([silent_position, notable_day - origin[notable]])
     alive = silent_position >= born[silent]
     lists.append(_Days(silent[alive], silent_position[alive], Kind.INACTIVE))
 
@@ -334,6 +344,11 @@ def _shared(spec: InputSpec, known: KnownEvents, samples: Samples) -> tuple[np.n
     cutoffs, place = np.unique(samples.cutoff, return_inverse=True)
     history, n_days = spec.tokens.history, spec.tokens.history + spec.horizon
     tables = [shared_table(known, int(c), int(c) - history + 1, n_days) for c in cutoffs]
+    for table in tables:
+        if not spec.tokens.sees_past:
+            hide_events(table[:history])
+        if not spec.tokens.sees_future:
+            hide_events(table[history:])
     return np.stack(tables) if tables else np.zeros((0, n_days, known.width), np.float32), place
 
 

@@ -33,7 +33,9 @@ class TokenConfig(Config):
     `keep = "sparse"` keeps active days, the first day of each notable known event, the last `keep_recent` days and the
     start token; `"all"` keeps every day since the user was first seen. `max_days` keeps the newest active days only.
     `summary = "windows"` puts windowed aggregates of the whole life into the profile, beside its own columns;
-    `"profile"` leaves the profile's columns and the tenure.
+    `"profile"` leaves the profile's columns and the tenure. `known` says which part of the calendar the model may see:
+    on past days, on future days, both or neither (an ablation). The other part looks like days on which nothing is known
+    of any event; weekday and day of the year stay, for they need no calendar.
     """
 
     history: int = Field(default=180, ge=1)  # days
@@ -42,6 +44,17 @@ class TokenConfig(Config):
     max_days: int | None = Field(default=None, ge=1)
     summary: Literal["windows", "profile"] = "windows"
     history_dropout: float = Field(default=0.05, ge=0, lt=1)  # share of training samples whose past is one start token
+    known: Literal["all", "past", "future", "none"] = "all"
+
+    @property
+    def sees_past(self) -> bool:
+        """Whether past days carry known events."""
+        return self.known in ("all", "past")
+
+    @property
+    def sees_future(self) -> bool:
+        """Whether future days carry known events."""
+        return self.known in ("all", "future")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from habitus.core.errors import FingerprintError, TargetError, TrainingError
-from habitus.data.calendar import Calendar, to_day
+from habitus.data.calendar import Calendar, to_date, to_day
 from habitus.data.cutoffs import Samples, samples_at
 from habitus.data.targets import Target
 from habitus.tokens.batch import DayBatch, Kind
@@ -195,6 +195,41 @@ def test_another_calendar_changes_the_future_and_nothing_else(make_store, shop):
         assert torch.equal(getattr(base, name), getattr(other, name)) == (name != "known_future"), name
     same = inputs.with_calendar(_calendar(), users)
     assert torch.equal(future_events(same, rows), base.known_future)
+
+
+@pytest.mark.parametrize("known", ["past", "none"])
+def test_without_future_events_no_calendar_ahead_changes_any_input(make_store, shop, known):
+    store = make_store(shop, calendar=_calendar())
+    spec = _fitted(store, known=known)
+    samples = samples_at(store, np.array([CUTOFF], np.int32))
+    begun = Calendar(_calendar().events.filter(pl.col("start") <= to_date(CUTOFF)), _calendar().audiences)
+    ahead = Calendar.build([{"type": "sale", "start": "2020-03-13", "strength": 9.0}])
+    rows = np.arange(len(samples))
+    one, two = (assemble(prepare(store, spec, samples, calendar=c), rows) for c in (begun, begun.joined(ahead)))
+    for name in PARTS:
+        assert torch.equal(getattr(one, name), getattr(two, name)), name
+    seeing = prepare(store, _fitted(store), samples, calendar=begun.joined(ahead))
+    assert not torch.equal(assemble(seeing, rows).known_future, one.known_future)
+    assert torch.equal(assemble(seeing, rows).known_future[..., :9], one.known_future[..., :9]), "the clock stays"
+
+
+@pytest.mark.parametrize("known", ["future", "none"])
+def test_without_past_events_history_is_that_of_a_log_without_calendar(make_store, shop, known):
+    store = make_store(shop, calendar=_calendar())
+    samples, rows = samples_at(store, np.array([CUTOFF], np.int32)), np.arange(30)
+    hidden = assemble(prepare(store, _fitted(store, known=known), samples), rows)
+    nothing = assemble(prepare(store, _fitted(store), samples, calendar=Calendar.empty()), rows)
+    full = assemble(prepare(store, _fitted(store), samples), rows)
+    for name in ("activity", "day", "kind", "known_past"):
+        assert torch.equal(getattr(hidden, name), getattr(nothing, name)), name
+    assert not torch.equal(hidden.known_past, full.known_past[:, : hidden.known_past.shape[1]])
+    assert torch.equal(hidden.known_future, (full if known == "future" else nothing).known_future)
+
+
+def test_a_spec_from_before_the_option_sees_everything(make_store, shop):
+    values = _fitted(make_store(shop)).to_json()
+    del values["tokens"]["known"]
+    assert InputSpec.from_json(values).tokens.known == "all"
 
 
 def test_spec_survives_json_and_refuses_what_does_not_fit(make_store, shop, retail_store):
