@@ -15,6 +15,7 @@ SOURCES = {
     "online_retail": "habitus.data.sources.online_retail:online_retail",
     "complete_journey": "habitus.data.sources.complete_journey:complete_journey",
     "oulad": "habitus.data.sources.oulad:oulad",
+    "stats_se": "habitus.data.sources.stats_se:stats_se",
     "simulator": "habitus.data.sources.simulator:simulated_log",
 }
 
