@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,10 @@ from habitus.cli.options import RunFolder, StorePath
 def evaluate(
     run: RunFolder,
     store: StorePath = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="Another run with the same test, as a further row; may be given again."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Set the model beside its baselines.
@@ -21,5 +26,5 @@ def evaluate(
     """
     import habitus.tasks.evaluate as task
 
-    metrics = task.evaluate(run, store=store)
+    metrics = task.evaluate(run, store=store, against=against or ())
     typer.echo(json.dumps(metrics, indent=1) if as_json else task.summary(metrics))

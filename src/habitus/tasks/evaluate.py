@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from habitus.data.cutoffs import Samples, samples_of
 from habitus.data.targets import Measured, measure, measure_days
 from habitus.metrics import calibration, classification, regression
 from habitus.metrics.bootstrap import Resamples, distribution, of_draws, resamples
-from habitus.models.artifact import Artifact, load_artifact, update_artifact
-from habitus.tasks.forecast import Forecast, Heads, ask, day_interval, day_totals, read_answers, total_interval
+from habitus.models.artifact import Artifact, update_artifact
+from habitus.tasks.asked import Asked, asked, columns_of, open_others
+from habitus.tasks.forecast import Forecast, Heads, day_interval, day_totals, total_interval
 from habitus.tasks.gate import GateRow, gate_rows
 from habitus.tasks.recipe import Recipe
 from habitus.tasks.run import Run, open_run, update_metrics
-from habitus.tokens.loader import prepare
+from habitus.tasks.scores import day_values, row_scores, scored_beside
 from habitus.tokens.spec import InputSpec
 
 MODEL = "LUMOS"
@@ -52,43 +53,54 @@ class Row:
     """What one model says of the test samples: mean and median [n, K]; for binary targets both are probabilities."""
 
     name: str
-    role: str  # "model", "gate" or "blend"
+    role: str  # "model", "gate", "blend" or "run" (another run's model)
     mean: np.ndarray
     median: np.ndarray
 
 
-def evaluate(run: str | Path | Run, *, store: str | Path | None = None) -> dict[str, Any]:
+def evaluate(
+    run: str | Path | Run, *, store: str | Path | None = None, against: Sequence[str | Path | Run] = ()
+) -> dict[str, Any]:
     """Score the model and every gate row once on the test cut-offs; leave the figures in RUN/metrics.json.
 
     Intervals are percentiles of a paired bootstrap over users: all rows see the same draws, and differences are taken
     within a draw. They do not hold the noise of seeds, which is shown beside as `seed_sd`. Nothing is tuned here.
 
-    Errors: `ArtifactError` before training; `CutoffError` when a test window ends after the log.
+    Parameters
+    ----------
+    against
+        Other runs on the same store, with the same test samples and at least the same targets: further rows, and the
+        model's differences to each of them. For ablations, where two models differ in one thing.
+
+    Errors: `ArtifactError` before training; `CutoffError` when a test window ends after the log; for another run that
+    does not match, `FingerprintError`, `CutoffError`, `TargetError` or `ConfigError` (see `asked.open_others`).
     """
     run = open_run(run, store)
     recipe = run.recipe
-    artifact = load_artifact(run.artifact_path)
-    spec = InputSpec.from_json(artifact.spec)
-    heads = Heads(artifact.heads, artifact.day_heads)
     samples = samples_of(run.store, recipe.cutoffs, "test")
-    inputs = prepare(run.store, spec, samples, has_targets=False)
-    answers = ask(artifact.members, [inputs])[0]
-    whole = read_answers(answers, heads, inputs, artifact.calibration)
-    members = [read_answers([one], heads, inputs, artifact.calibration) for one in answers]
+    others = open_others(run, against, samples)
+    answer = asked(run, samples)
+    answers = {label: asked(other, samples) for label, other in others.items()}
+    whole, spec = answer.whole, answer.spec
     measured = measure(spec.targets, run.store, samples)
     rows = [_gate_row(row) for row in gate_rows(run, samples)]
     rows.append(_model_row(MODEL, "model", whole))
     rows += _blends(rows, recipe)
+    rows += [_other_row(label, recipe, other, answers[label]) for label, other in others.items()]
     drawn = resamples(samples.user, recipe.gate.n_resamples, seed=recipe.gate.seed)
     scored = _scored(rows, recipe, measured, drawn)
+    beside = {MODEL: answer} | answers
+    fine, fine_differences = scored_beside(MODEL, {k: _fine(run, a) for k, a in beside.items()}, drawn)
     sections = {
         "cutoffs": _with_count(run, len(samples)),
         "models": [{"name": row.name, "role": row.role} for row in rows],
-        "table": _table(scored, rows, recipe, _seed_spread(members, recipe, measured)),
+        "table": _table(scored, rows, recipe, _seed_spread(answer.members, recipe, measured)),
         "differences": _differences(scored, rows, recipe),
+        "distributions": {"table": fine, "differences": fine_differences},
+        "against": {label: str(other.path.resolve()) for label, other in others.items()},
         "reliability": _reliability(rows, recipe, measured),
-        "totals": _totals(recipe, artifact, whole, measured),
-        "daily": _daily(run, artifact, heads, whole, spec),
+        "totals": _totals(recipe, answer.artifact, whole, measured),
+        "daily": _daily(run, answer.artifact, answer.heads, whole, spec),
         "test_rates": {t.name: float((measured.value[:, k] > 0).mean()) for k, t in enumerate(recipe.targets)},
     }
     metrics = update_metrics(run.path, sections)
@@ -111,7 +123,18 @@ def summary(metrics: dict[str, Any]) -> str:
         for found in metrics["differences"]:
             if found["target"] == target["name"] and found["metric"] == names[0] and found["model"] == MODEL:
                 lines.append(f"  {_verdict(found)}")
+        lines += [f"  {line}" for line in _fine_lines(metrics["distributions"], target["name"])]
     return "\n".join(lines).lstrip("\n")
+
+
+def _fine_lines(fine: dict[str, Any], target: str) -> list[str]:
+    """Give the scores of distributions and days of one target, and what they say about other runs."""
+    lines = [
+        f"{row['model']}: {row['metric']} {_cell(row)}"
+        for row in fine["table"]
+        if row["target"] == target and row["value"] is not None
+    ]
+    return lines + [_verdict(found) for found in fine["differences"] if found["target"] == target]
 
 
 def _cell(figure: dict[str, Any]) -> str:
@@ -138,9 +161,21 @@ def _model_row(name: str, role: str, answer: Forecast) -> Row:
     return Row(name, role, answer.mean, np.where(np.isnan(answer.median), answer.mean, answer.median))
 
 
+def _other_row(label: str, recipe: Recipe, other: Run, answer: Asked) -> Row:
+    """Give another run's forecasts, its columns in the order of this recipe's targets."""
+    row = _model_row(label, "run", answer.whole)
+    columns = columns_of(recipe, other.recipe, label)
+    return Row(label, "run", row.mean[:, columns], row.median[:, columns])
+
+
+def _fine(run: Run, answer: Asked) -> dict[tuple[str, str], np.ndarray]:
+    samples, targets = answer.whole.samples, answer.spec.targets
+    return row_scores(answer, measure(targets, run.store, samples), day_values(answer, run.store))
+
+
 def _blends(rows: list[Row], recipe: Recipe) -> list[Row]:
     """Average the model with the strongest gate row: log-odds of probabilities, values of amounts."""
-    trees = [row for row in rows if row.name.startswith("LightGBM")]
+    trees = [row for row in rows if row.role == "gate" and row.name.startswith("LightGBM")]
     if not trees:
         return []
     model, other = rows[-1], trees[-1]
@@ -223,17 +258,18 @@ def _figure(score: _Score) -> dict[str, float | None]:
 
 
 def _differences(scored: dict[tuple, _Score], rows: list[Row], recipe: Recipe) -> list[dict[str, Any]]:
-    """Set the model, and the blend, against every gate row, metric by metric."""
+    """Set the model, the blend and other runs against every gate row, and the model against other runs."""
+    pairs = [(row, other) for row in rows if row.role != "gate" for other in rows if other.role == "gate"]
+    pairs += [(row, other) for row in rows if row.role == "model" for other in rows if other.role == "run"]
     found = []
     for target in recipe.targets:
-        for row in (r for r in rows if r.role != "gate"):
-            for against in (r for r in rows if r.role == "gate"):
-                for name in _metrics_of(target.kind):
-                    a, b = scored[target.name, row.name, name], scored[target.name, against.name, name]
-                    gap = of_draws(a.value - b.value, a.draws - b.draws)
-                    facts = {"target": target.name, "metric": name, "model": row.name, "against": against.name}
-                    better = _is_better(name, gap.low, gap.high)
-                    found.append(facts | gap.to_json() | {"is_better": better})
+        for row, against in pairs:
+            for name in _metrics_of(target.kind):
+                a, b = scored[target.name, row.name, name], scored[target.name, against.name, name]
+                gap = of_draws(a.value - b.value, a.draws - b.draws)
+                facts = {"target": target.name, "metric": name, "model": row.name, "against": against.name}
+                better = _is_better(name, gap.low, gap.high)
+                found.append(facts | gap.to_json() | {"is_better": better})
     return found
 
 

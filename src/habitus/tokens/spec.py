@@ -16,10 +16,10 @@ from habitus.core.seeds import generator
 from habitus.data.calendar import Calendar
 from habitus.data.cutoffs import Samples, ranges, rows_until
 from habitus.data.targets import Target
-from habitus.tokens.aggregates import AggregateSpec, aggregate_spec, aggregates
+from habitus.tokens.aggregates import Aggregates, AggregateSpec, aggregate_spec, aggregates
 from habitus.tokens.days import DayTable, day_table
 from habitus.tokens.fields import Scaler
-from habitus.tokens.known_events import CLOCK, PER_TYPE
+from habitus.tokens.known_events import n_columns
 
 if TYPE_CHECKING:
     from habitus.data.store import Store
@@ -33,8 +33,8 @@ class TokenConfig(Config):
     `keep = "sparse"` keeps active days, the first day of each notable known event, the last `keep_recent` days and the
     start token; `"all"` keeps every day since the user was first seen. `max_days` keeps the newest active days only.
     `summary = "windows"` puts windowed aggregates of the whole life into the profile, beside its own columns;
-    `"profile"` leaves the profile's columns and the tenure. `known` says which part of the calendar the model may see:
-    on past days, on future days, both or neither (an ablation). The other part looks like days on which nothing is known
+    `"profile"` leaves the profile's columns and the tenure. `known` says which part of the calendar a model may see:
+    that of past days, of future days, both or neither (an ablation). The rest looks like days on which nothing is known
     of any event; weekday and day of the year stay, for they need no calendar.
     """
 
@@ -73,10 +73,17 @@ class ProfileEncoder:
         return len(self.chosen) - len(self.widths) + len(self.flagged) + sum(self.widths.values())
 
     @classmethod
-    def fit(cls, store: Store, samples: Samples, summary: str, *, horizon: int) -> Self:
-        """Choose and scale the columns on training samples."""
+    def fit(
+        cls, store: Store, samples: Samples, summary: str, *, horizon: int, calendar: Calendar | None = None
+    ) -> Self:
+        """Choose and scale the columns on training samples.
+
+        Of a calendar, the profile holds which events that name items are still open: the past alone.
+        """
         columns = aggregate_spec(store, until=int(samples.cutoff.max()))
-        table = aggregates(store, samples, horizon=horizon, spec=columns)
+        if calendar is not None and store.items is not None:
+            columns = columns.model_copy(update={"item_types": calendar.item_types})
+        table = _past(store, samples, columns, calendar, horizon)
         is_chosen = [summary == "windows" or name.startswith("profile.") or "tenure" in name for name in table.names]
         chosen = tuple(name for name, is_used in zip(table.names, is_chosen) if is_used)
         place = {name: j for j, name in enumerate(table.names)}
@@ -92,9 +99,9 @@ class ProfileEncoder:
             widths={n: len(dict(columns.categories)[n.removeprefix("profile.")]) + 1 for n in categories},
         )
 
-    def encode(self, store: Store, samples: Samples, *, horizon: int) -> np.ndarray:
+    def encode(self, store: Store, samples: Samples, *, horizon: int, calendar: Calendar | None = None) -> np.ndarray:
         """Give float32 [n, P]."""
-        table = aggregates(store, samples, horizon=horizon, spec=self.columns)
+        table = _past(store, samples, self.columns, calendar, horizon)
         place = {name: j for j, name in enumerate(table.names)}
         absent = [name for name in self.chosen if name not in place]
         if absent:
@@ -150,11 +157,12 @@ class InputSpec:
     profile: ProfileEncoder
     targets: tuple[Target, ...]  # K
     day_targets: tuple[Target, ...] = ()  # measured on every future day
+    item_types: tuple[str, ...] = ()  # known-event types that name the items they are about
 
     @property
     def n_known(self) -> int:
         """E."""
-        return CLOCK + PER_TYPE * len(self.event_types)
+        return n_columns(self.event_types, self.item_types)
 
     @property
     def fingerprint(self) -> str:
@@ -173,6 +181,7 @@ class InputSpec:
             "profile": self.profile.to_json(),
             "targets": {target.name: str(target) for target in self.targets},
             "day_targets": {target.name: str(target) for target in self.day_targets},
+            **({"item_types": list(self.item_types)} if self.item_types else {}),
         }
 
     @classmethod
@@ -188,6 +197,7 @@ class InputSpec:
             ProfileEncoder.from_json(values["profile"]),
             tuple(Target.parse(text, name=name) for name, text in values["targets"].items()),
             tuple(Target.parse(text, name=name) for name, text in values["day_targets"].items()),
+            tuple(values.get("item_types", ())),
         )
 
 
@@ -223,9 +233,10 @@ def fit_spec(
         features=table.features,
         activity=Scaler.fit(_rows_seen(store, table, samples, seed)),
         event_types=in_force.types,
-        profile=ProfileEncoder.fit(store, samples, config.summary, horizon=horizon),
+        profile=ProfileEncoder.fit(store, samples, config.summary, horizon=horizon, calendar=in_force),
         targets=targets,
         day_targets=day_targets,
+        item_types=() if store.items is None else in_force.item_types,
     )
 
 
@@ -250,6 +261,13 @@ def check_fits(spec: InputSpec, store: Store, table: DayTable) -> np.ndarray:
             f"a log with {', '.join(absent)}", "a log without", where=str(store.path), fix="ingest with the same schema"
         )
     return np.array([place.get(name, -1) for name in spec.features], dtype=np.int64)
+
+
+def _past(
+    store: Store, samples: Samples, columns: AggregateSpec, calendar: Calendar | None, horizon: int
+) -> Aggregates:
+    calendar = calendar if columns.item_types else None
+    return aggregates(store, samples, horizon=horizon, spec=columns, calendar=calendar, has_future=False)
 
 
 def _rows_seen(store: Store, table: DayTable, samples: Samples, seed: int) -> np.ndarray:
