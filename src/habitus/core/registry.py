@@ -17,6 +17,8 @@ SOURCES = {
     "oulad": "habitus.data.sources.oulad:oulad",
     "stats_se": "habitus.data.sources.stats_se:stats_se",
     "simulator": "habitus.data.sources.simulator:simulated_log",
+    "tail_world": "habitus.data.sources.event_worlds:tail_world",
+    "rules_world": "habitus.data.sources.event_worlds:rules_world",
 }
 
 

@@ -51,19 +51,19 @@ class RobustConfig(Config):
     """
 
     name: Name = "erm"
-    beta: float = Field(0.999, ge=0, lt=1)
-    tau: float = Field(1.0, ge=0)
-    focus: float = Field(2.0, ge=0)
-    eta: float = Field(0.01, ge=0)
-    bonus: float = Field(0.0, ge=0)
-    temperature: float = Field(1.0, gt=0)
+    beta: float = Field(default=0.999, ge=0, lt=1)
+    tau: float = Field(default=1.0, ge=0)
+    focus: float = Field(default=2.0, ge=0)
+    eta: float = Field(default=0.01, ge=0)
+    bonus: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
     level: Literal["class", "sample"] = "class"
-    kappa: float = Field(0.3, ge=0)
-    gamma: float = Field(0.25, ge=0)
-    r_max: float = Field(5.0, ge=0)
-    r_low: float = Field(0.5, ge=0, le=1)
-    decay: float = Field(0.98, ge=0, lt=1)
-    warm_up: float = Field(0.05, ge=0, le=1)
+    kappa: float = Field(default=0.3, ge=0)
+    gamma: float = Field(default=0.25, ge=0)
+    r_max: float = Field(default=5.0, ge=0)
+    r_low: float = Field(default=0.5, ge=0, le=1)
+    decay: float = Field(default=0.98, ge=0, lt=1)
+    warm_up: float = Field(default=0.05, ge=0, le=1)
 
     @model_validator(mode="after")
     def _own_knobs(self) -> Self:
@@ -73,7 +73,7 @@ class RobustConfig(Config):
         return self
 
 
-_PLAIN = RobustConfig.parse({"name": "erm"})
+_PLAIN = RobustConfig()
 
 
 @dataclass(frozen=True)
