@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from habitus.cli.options import Audiences, CalendarFile, Folder, Items, MemoryLimit, Profiles, Query, Sources, Table
+from habitus.cli.options import (
+    Audiences,
+    CalendarFile,
+    EventItems,
+    Folder,
+    Items,
+    MemoryLimit,
+    Profiles,
+    Query,
+    Sources,
+    Table,
+)
 
 
 def append(
@@ -18,6 +29,7 @@ def append(
     ] = None,
     calendar: CalendarFile = None,
     audiences: Audiences = None,
+    event_items: EventItems = None,
     profiles: Profiles = None,
     items: Items = None,
     folder: Folder = None,
@@ -37,6 +49,7 @@ def append(
         schema=schema,
         calendar=calendar,
         audiences=audiences,
+        event_items=event_items,
         profiles=profiles,
         items=items,
         folder=folder,

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from habitus.cli.options import Audiences, CalendarFile, Folder, Items, MemoryLimit, Profiles, Query, Sources, Table
+from habitus.cli.options import (
+    Audiences,
+    CalendarFile,
+    EventItems,
+    Folder,
+    Items,
+    MemoryLimit,
+    Profiles,
+    Query,
+    Sources,
+    Table,
+)
 
 
 def ingest(
@@ -21,6 +32,7 @@ def ingest(
     ] = False,
     calendar: CalendarFile = None,
     audiences: Audiences = None,
+    event_items: EventItems = None,
     profiles: Profiles = None,
     items: Items = None,
     folder: Folder = None,
@@ -54,6 +66,7 @@ def ingest(
         schema=schema,
         calendar=calendar,
         audiences=audiences,
+        event_items=event_items,
         profiles=profiles,
         items=items,
         folder=folder,

@@ -22,7 +22,7 @@ Sources = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="Files (Parquet, CSV, JSON lines) or a glob, a DuckDB file, a postgresql:// address, or a known source: "
-        "online_retail, complete_journey, oulad, simulator.",
+        "online_retail, complete_journey, oulad, stats_se, simulator.",
     ),
 ]
 Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files of a known source lie.")]
@@ -31,6 +31,9 @@ Table = Annotated[str | None, typer.Option(metavar="NAME", help="The table of a 
 CalendarFile = Annotated[Path | None, typer.Option("--calendar", metavar="FILE", help="Known events (CSV or Parquet).")]
 Audiences = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Users of each audience in the calendar (CSV or Parquet).")
+]
+EventItems = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Items that events of the calendar are about (CSV or Parquet).")
 ]
 Profiles = Annotated[Path | None, typer.Option(metavar="FILE", help="Static attributes of users.")]
 Items = Annotated[Path | None, typer.Option(metavar="FILE", help="Static attributes of items.")]

@@ -1,14 +1,15 @@
 """Known events: dated things known in advance, for everyone or for an audience of users.
 
-A calendar is two small tables. `events` has one row per known event; `audiences` says who is in a named audience.
-An event may be used at a cut-off only if it was announced by then: `known_at` is the guard.
+A calendar is three small tables. `events` has one row per known event; `audiences` says who is in a named audience;
+`items` says which items an event is about, where it is about any: the products of a campaign, the piece of work that
+is due. An event may be used at a cut-off only if it was announced by then: `known_at` is the guard.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +31,7 @@ EVENT_COLUMNS = {
     "is_randomised": pl.Boolean,  # the audience was drawn at random
 }
 AUDIENCE_COLUMNS = {"audience": pl.String, "user": pl.String}
+ITEM_COLUMNS = {"event": pl.String, "item": pl.String}  # events by their name: namesakes are about the same items
 _DEFAULTS = {"strength": 1.0, "audience": None, "is_notable": False, "is_randomised": False}
 
 
@@ -43,6 +45,8 @@ class Calendar:
         polars DataFrame with the columns of `EVENT_COLUMNS`, sorted by start, then event.
     audiences
         polars DataFrame `audience, user` with users as text, as in the log.
+    items
+        polars DataFrame `event, item` with items as text, as in the log; mostly empty.
 
     >>> sale = Calendar.build([{"event": "spring sale", "type": "sale", "start": "2011-03-01", "end": "2011-03-03"}])
     >>> sale.types, len(sale)
@@ -51,6 +55,7 @@ class Calendar:
 
     events: pl.DataFrame
     audiences: pl.DataFrame
+    items: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ITEM_COLUMNS))
 
     @classmethod
     def empty(cls) -> Self:
@@ -59,21 +64,29 @@ class Calendar:
 
     @classmethod
     def build(
-        cls, events: Iterable[dict] | pl.DataFrame, audiences: pl.DataFrame | None = None, *, where: str = "calendar"
+        cls,
+        events: Iterable[dict] | pl.DataFrame,
+        audiences: pl.DataFrame | None = None,
+        items: pl.DataFrame | None = None,
+        *,
+        where: str = "calendar",
     ) -> Self:
         """Check and complete a table of events: dates may be text, absent columns take defaults.
 
         `end` defaults to `start`, `announced_at` to ten years before the start (known long in advance), `strength` to
-        1. Errors: `CalendarError` for an absent or unknown column, an unreadable date, an end before its start, an
-        announcement after the start's last useful day, a strength that is not positive, an audience without users.
+        1. Audiences and items of events that are not in the table are kept: they do no harm, and edits may bring the
+        events back. Errors: `CalendarError` for an absent or unknown column, an unreadable date, an end before its
+        start, an announcement after the start's last useful day, a strength that is not positive, an audience without
+        users.
         """
         table = events if isinstance(events, pl.DataFrame) else pl.DataFrame(list(events), infer_schema_length=None)
-        groups = pl.DataFrame(schema=AUDIENCE_COLUMNS) if audiences is None else _typed_audiences(audiences, where)
+        groups = _typed(audiences, AUDIENCE_COLUMNS, "audiences", where)
+        about = _typed(items, ITEM_COLUMNS, "items of events", where)
         if table.height == 0 and not table.columns:
-            return cls(pl.DataFrame(schema=EVENT_COLUMNS), groups)
+            return cls(pl.DataFrame(schema=EVENT_COLUMNS), groups, about)
         table = _completed(table, where)
         _check(table, groups, where)
-        return cls(table.sort("start", "event", "type", maintain_order=True), groups)
+        return cls(table.sort("start", "event", "type", maintain_order=True), groups, about)
 
     def __len__(self) -> int:
         return self.events.height
@@ -83,25 +96,31 @@ class Calendar:
         """Event types, sorted."""
         return tuple(sorted(self.events["type"].unique()))
 
+    @property
+    def item_types(self) -> tuple[str, ...]:
+        """Types with an event that names items, sorted."""
+        return tuple(sorted(self.events.join(self.items, on="event", how="semi")["type"].unique()))
+
     def known_at(self, cutoff: int) -> Self:
         """Give the calendar as it was known at the end of day `cutoff` (days since 1970-01-01)."""
         day = dt.date(1970, 1, 1) + dt.timedelta(days=int(cutoff))
-        return type(self)(self.events.filter(pl.col("announced_at") <= day), self.audiences)
+        return type(self)(self.events.filter(pl.col("announced_at") <= day), self.audiences, self.items)
 
     def without(self, *, types: Iterable[str] = (), events: Iterable[str] = ()) -> Self:
         """Give the calendar with whole types, or single named events, left out."""
         gone = pl.col("type").is_in(list(types)) | pl.col("event").is_in(list(events))
-        return type(self)(self.events.filter(~gone), self.audiences)
+        return type(self)(self.events.filter(~gone), self.audiences, self.items)
 
     def joined(self, other: Calendar) -> Self:
         """Give the events of both calendars; an event present in both, in every column, counts once."""
         events = pl.concat([self.events, other.events]).unique(maintain_order=True)
         audiences = pl.concat([self.audiences, other.audiences]).unique(maintain_order=True)
-        return type(self)(events.sort("start", "event", "type", maintain_order=True), audiences)
+        items = pl.concat([self.items, other.items]).unique(maintain_order=True)
+        return type(self)(events.sort("start", "event", "type", maintain_order=True), audiences, items)
 
-    def write(self, path: str | Path, audiences: str | Path | None = None) -> None:
-        """Write events, and audiences if a path is given, as CSV or Parquet by the ending of the path."""
-        for table, goal in ((self.events, path), (self.audiences, audiences)):
+    def write(self, path: str | Path, audiences: str | Path | None = None, items: str | Path | None = None) -> None:
+        """Write events, and audiences and items if paths are given, as CSV or Parquet by the ending of each path."""
+        for table, goal in ((self.events, path), (self.audiences, audiences), (self.items, items)):
             if goal is None:
                 continue
             with new_file(goal) as beside:
@@ -109,14 +128,18 @@ class Calendar:
                 write(beside)
 
 
-def read_calendar(path: str | Path, audiences: str | Path | pl.DataFrame | None = None) -> Calendar:
-    """Read a calendar from CSV or Parquet, with audiences from a second file or from a table.
+def read_calendar(
+    path: str | Path,
+    audiences: str | Path | pl.DataFrame | None = None,
+    items: str | Path | pl.DataFrame | None = None,
+) -> Calendar:
+    """Read a calendar from CSV or Parquet, with audiences and items from files of their own or from tables.
 
     Errors: `CalendarError` for a missing or unreadable file, and those of `Calendar.build`.
     """
     table = _read(Path(path))
-    groups = audiences if audiences is None or isinstance(audiences, pl.DataFrame) else _read(Path(audiences))
-    return Calendar.build(table, groups, where=str(path))
+    groups, about = (t if t is None or isinstance(t, pl.DataFrame) else _read(Path(t)) for t in (audiences, items))
+    return Calendar.build(table, groups, about, where=str(path))
 
 
 def holiday_calendar(
@@ -222,13 +245,13 @@ def _cast(table: pl.DataFrame, name: str, kind: type[pl.DataType], where: str) -
     return cast.alias(name)
 
 
-def _typed_audiences(table: pl.DataFrame, where: str) -> pl.DataFrame:
-    for name in AUDIENCE_COLUMNS:
+def _typed(table: pl.DataFrame | None, columns: Mapping[str, type[pl.DataType]], what: str, where: str) -> pl.DataFrame:
+    if table is None:
+        return pl.DataFrame(schema=columns)
+    for name in columns:
         if name not in table.columns:
-            raise CalendarError(
-                f"a column {name!r} in the audiences", f"columns: {', '.join(table.columns)}", where=where
-            )
-    return table.select(pl.col(n).cast(kind) for n, kind in AUDIENCE_COLUMNS.items()).unique(maintain_order=True)
+            raise CalendarError(f"a column {name!r} in the {what}", f"columns: {', '.join(table.columns)}", where=where)
+    return table.select(pl.col(n).cast(kind) for n, kind in columns.items()).unique(maintain_order=True)
 
 
 def _check(table: pl.DataFrame, audiences: pl.DataFrame, where: str) -> None:

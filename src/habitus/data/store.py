@@ -161,7 +161,8 @@ class Store:
         tables = self.manifest["tables"]
         if "calendar" not in tables:
             return Calendar.empty()
-        return read_calendar(self.path / tables["calendar"]["file"], self.path / tables["audiences"]["file"])
+        files = [self.path / tables[n]["file"] if n in tables else None for n in ("audiences", "event_items")]
+        return read_calendar(self.path / tables["calendar"]["file"], *files)
 
     @cached_property
     def _counts(self) -> np.ndarray:

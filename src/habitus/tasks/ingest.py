@@ -28,6 +28,7 @@ def ingest(
     schema: str | Path | Schema | None = None,
     calendar: str | Path | Calendar | None = None,
     audiences: str | Path | None = None,
+    event_items: str | Path | None = None,
     profiles: Any = None,
     items: Any = None,
     folder: str | Path | None = None,
@@ -50,8 +51,9 @@ def ingest(
         The folder to make. It appears complete or not at all.
     schema
         Which column plays which part: a TOML file or a `Schema`. Known sources bring their own.
-    calendar, audiences
-        Known events and whom they address: files (CSV or Parquet) or a `Calendar`. They replace the source's own.
+    calendar, audiences, event_items
+        Known events, whom they address, and the items they are about: files (CSV or Parquet), or a `Calendar` that
+        holds all three. They replace the source's own.
     profiles, items
         Tables of static attributes: files or Arrow-capable tables.
     max_rejected
@@ -74,7 +76,7 @@ def ingest(
     from habitus.data.ingest import ingest as write
 
     log = log_of(source, schema=schema, folder=folder, query=query, table=table)
-    log = _with_tables(log, calendar, audiences, profiles, items)
+    log = _with_tables(log, calendar, (audiences, event_items), profiles, items)
     if max_rejected is not None:
         _check_share(max_rejected)
         log = dataclasses.replace(log, schema=log.schema.model_copy(update={"max_rejected": max_rejected}))
@@ -88,6 +90,7 @@ def append(
     schema: str | Path | Schema | None = None,
     calendar: str | Path | Calendar | None = None,
     audiences: str | Path | None = None,
+    event_items: str | Path | None = None,
     profiles: Any = None,
     items: Any = None,
     folder: str | Path | None = None,
@@ -112,7 +115,9 @@ def append(
 
     own = Store.open(store).schema
     log = log_of(source, schema=own if schema is None else schema, folder=folder, query=query, table=table)
-    return write(store, _with_tables(log, calendar, audiences, profiles, items), memory_limit=memory_limit)
+    return write(
+        store, _with_tables(log, calendar, (audiences, event_items), profiles, items), memory_limit=memory_limit
+    )
 
 
 def log_of(
@@ -212,14 +217,17 @@ def _named(source: Any, folder: str | Path | None) -> EventLog | None:
     return make(folder) if needs else make()
 
 
-def _with_tables(log: EventLog, calendar: Any, audiences: Any, profiles: Any, items: Any) -> EventLog:
+def _with_tables(
+    log: EventLog, calendar: Any, beside: tuple[str | Path | None, str | Path | None], profiles: Any, items: Any
+) -> EventLog:
     from habitus.data.calendar import read_calendar
 
     changes: dict[str, Any] = {"profiles": profiles, "items": items}
-    if audiences is not None and calendar is None:
-        raise ConfigError("a calendar that names these audiences", "none", where=str(audiences), fix="add --calendar")
+    for table, what in zip(beside, ("names these audiences", "holds these events")):
+        if table is not None and calendar is None:
+            raise ConfigError(f"a calendar that {what}", "none", where=str(table), fix="add --calendar")
     if calendar is not None:
-        changes["calendar"] = read_calendar(calendar, audiences) if isinstance(calendar, str | Path) else calendar
+        changes["calendar"] = read_calendar(calendar, *beside) if isinstance(calendar, str | Path) else calendar
     return dataclasses.replace(log, **{name: value for name, value in changes.items() if value is not None})
 
 

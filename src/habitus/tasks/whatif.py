@@ -35,8 +35,8 @@ def whatif(
 ) -> dict[str, Any]:
     """Forecast the same users under several calendars and take the differences to the first.
 
-    A calendar given as a path is read with the audiences of the store. All calendars must agree on what began by the
-    cut-off: the past is encoded once, and each further calendar costs a decode.
+    A calendar given as a path is read with the audiences and items of the store. All calendars must agree on what
+    began by the cut-off: the past is encoded once, and each further calendar costs a decode.
 
     Returns the `whatif` section of metrics.json: totals and differences per target, daily totals, and what kind of
     evidence stands behind each changed event. Intervals (90 %) come from the members and need three of them: they say
@@ -129,7 +129,7 @@ def _read(calendars: Sequence[str | Path | Calendar], known: Calendar) -> tuple[
             tables.append(given)
             continue
         names.append(Path(given).stem)
-        tables.append(read_calendar(given, known.audiences))
+        tables.append(read_calendar(given, known.audiences, known.items))
     if len(set(names)) < len(names):
         names = [f"{name} ({i})" for i, name in enumerate(names)]
     return names, tables

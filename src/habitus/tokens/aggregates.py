@@ -15,7 +15,8 @@ import polars as pl
 
 from habitus.core.config import Config
 from habitus.core.errors import CutoffError
-from habitus.tokens.known_future import known_future, known_past
+from habitus.tokens.known_events import known_events
+from habitus.tokens.known_future import known_future, known_items, known_past
 
 WINDOWS = (1, 7, 14, 28, 56, 112)  # days; 2, 3 and 84 as well gained nothing on validation
 YEAR = 364  # 52 weeks: the same weekday a year ago
@@ -58,6 +59,7 @@ class AggregateSpec(Config):
     dates: tuple[str, ...] = ()
     categories: tuple[tuple[str, tuple[str, ...]], ...] = ()  # profile column, its values; the code is the place
     event_types: tuple[str, ...] = ()  # of the calendar
+    item_types: tuple[str, ...] = ()  # those of them that name the items they are about
 
 
 def aggregate_spec(
@@ -84,6 +86,7 @@ def aggregate_spec(
         has_sessions=any(shard.session is not None for shard in _shards(store)),
         has_year_ago=until - store.first_day >= 2 * YEAR,
         event_types=() if calendar is None else calendar.types,
+        item_types=() if calendar is None or store.items is None else calendar.item_types,
         **_profile_columns(store.profiles),
     )
 
@@ -106,7 +109,13 @@ def _type_counts(store: Any, until: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def aggregates(
-    store: Any, samples: Any, *, horizon: int, calendar: Any = None, spec: AggregateSpec | None = None
+    store: Any,
+    samples: Any,
+    *,
+    horizon: int,
+    calendar: Any = None,
+    spec: AggregateSpec | None = None,
+    has_future: bool = True,
 ) -> Aggregates:
     """Measure every column of `spec` for every sample.
 
@@ -123,6 +132,8 @@ def aggregates(
         without known-future columns.
     spec
         The columns; None derives them from rows up to the earliest cut-off of `samples`.
+    has_future
+        Whether there are known-future columns.
 
     What it does not do: scale, fill or select. Nothing is learnt from the samples' targets.
     Errors: `CutoffError` for a user index outside the store.
@@ -139,10 +150,8 @@ def aggregates(
     columns = _past_columns(store, user, cutoff, horizon, spec) | _profile(store.profiles, user, cutoff, spec)
     future: dict[str, np.ndarray] = {}
     if calendar is not None:
-        ids, types = store.users["user"], spec.event_types
-        columns |= known_past(calendar, ids, user, cutoff, types=types)
-        future = known_future(calendar, ids, user, cutoff, horizon=horizon, types=types)
-        columns |= future
+        columns, future = _calendar_columns(store, calendar, user, cutoff, horizon, spec, columns)
+        columns |= future if has_future else {}
     categories = {f"profile.{name}" for name, _ in spec.categories}
     value = np.empty((len(user), len(columns)), dtype=np.float32)
     for j, column in enumerate(columns.values()):
@@ -153,6 +162,26 @@ def aggregates(
         is_known_future=np.array([name in future for name in columns], dtype=bool),
         is_category=np.array([name in categories for name in columns], dtype=bool),
     )
+
+
+def _calendar_columns(
+    store: Any,
+    calendar: Any,
+    user: np.ndarray,
+    cutoff: np.ndarray,
+    horizon: int,
+    spec: AggregateSpec,
+    columns: dict[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Give the columns with what the calendar says of the past, and those of the future."""
+    ids, types = store.users["user"], spec.event_types
+    columns = columns | known_past(calendar, ids, user, cutoff, types=types)
+    future = known_future(calendar, ids, user, cutoff, horizon=horizon, types=types)
+    if not spec.item_types:
+        return columns, future
+    known = known_events(calendar, spec.item_types, ids.to_numpy(), item_types=spec.item_types, store=store)
+    begun, ahead = known_items(known, user, cutoff, horizon=horizon)
+    return columns | begun, future | ahead
 
 
 def without_future(table: Aggregates) -> Aggregates:

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from habitus.tokens.known_events import KnownEvents, item_pairs, n_touches
+
 SUB_HORIZONS = (7, 14, 28)
 _NEVER = -1e9
+_CHUNK = 2**17  # samples whose events are looked at together
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,66 @@ def known_past(
     addressed = [name for j, name in enumerate(types) if (events.type[~events.is_shared] == j).any()]
     events = _arrays(calendar, users, addressed)
     return _columns(events, "received", addressed, ["count", "count.28d", "recency"], user, cutoff, None)
+
+
+def known_items(
+    known: KnownEvents, user: np.ndarray, cutoff: np.ndarray, *, horizon: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Describe the events that name items -> columns `received.*` of the past and `future.*`, each float [n].
+
+    An event is open when no event of the user up to the cut-off was about its items: work not handed in, a campaign of
+    products never bought. Per type, of events begun by the cut-off: `open` and `open.28d` (how many are still open),
+    `open.strength` (summed), `open.recency` (days since the last of them began), `touches` (events of the user about
+    their items). Of events that end after the cut-off and begin within the horizon: the same `touches`; `open` and
+    `open.strength` of those that begin after it (within its first 7, 14 and 28 days too), `open.running` of the others,
+    and `next_open`, the days to the next open one (NaN: none).
+    """
+    steps = [h for h in SUB_HORIZONS if h < horizon] + [horizon]
+    parts = [
+        _item_table(known, user[i : i + _CHUNK], cutoff[i : i + _CHUNK], horizon, steps)
+        for i in range(0, max(len(user), 1), _CHUNK)
+    ]
+    sides = []
+    for prefix, table in zip(("received", "future"), ([part[side] for part in parts] for side in (0, 1))):
+        columns = {name: np.concatenate([one[name] for one in table]) for name in table[0]}
+        sides.append({f"{prefix}.{t}.{n}": v[:, j] for j, t in enumerate(known.item_types) for n, v in columns.items()})
+    return sides[0], sides[1]
+
+
+def _item_table(
+    known: KnownEvents, user: np.ndarray, cutoff: np.ndarray, horizon: int, steps: list[int]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Give the columns of the past and of the future, each [n, item types]."""
+    sample, row = item_pairs(known, user, cutoff)
+    n_types = len(known.item_types)
+    cell, n_cells = sample * n_types + known.item_type[row], len(user) * n_types
+    count = n_touches(known, user[sample], row, cutoff[sample])
+    begin, finish = known.start[row] - cutoff[sample], known.end[row] - cutoff[sample]
+    is_open, strength = count == 0, np.exp(known.log_strength[row].astype(np.float64))
+
+    def total(value: np.ndarray) -> np.ndarray:
+        return np.bincount(cell, weights=value.astype(np.float64), minlength=n_cells).reshape(-1, n_types)
+
+    def nearest(gap: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        flat = np.full(n_cells, np.inf)
+        np.minimum.at(flat, cell[counts], gap[counts].astype(np.float64))
+        return np.where(np.isfinite(flat), flat, np.nan).reshape(-1, n_types)
+
+    begun = is_open & (begin <= 0)
+    past = {
+        "open": total(begun),
+        "open.28d": total(begun & (begin > -28)),
+        "open.strength": total(np.where(begun, strength, 0)),
+        "open.recency": nearest(-begin, begun),
+        "touches": total(np.where(begin <= 0, count, 0)),
+    }
+    is_coming = (finish > 0) & (begin <= horizon)
+    ahead = is_open & (begin >= 1)
+    future = {"touches": total(np.where(is_coming, count, 0)), "open.running": total(is_open & is_coming & (begin < 1))}
+    for h in steps:
+        within, ending = ahead & (begin <= h), "" if h == horizon else f".{h}d"
+        future |= {f"open{ending}": total(within), f"open.strength{ending}": total(np.where(within, strength, 0))}
+    return past, future | {"next_open": nearest(begin, ahead & (is_coming | ~known.is_shared[row]))}
 
 
 def _columns(

@@ -43,6 +43,7 @@ class Inputs:
     """
 
     spec: InputSpec
+    store: Store
     table: DayTable
     columns: np.ndarray  # int64 [A]: column of `table` per feature, -1 = absent
     known: KnownEvents
@@ -62,7 +63,8 @@ class Inputs:
 
     def with_calendar(self, calendar: Calendar, users: np.ndarray) -> Inputs:
         """Give the same samples under another calendar; `users` are the store's ids in order."""
-        known = known_events(calendar, self.spec.event_types, users)
+        spec = self.spec
+        known = known_events(calendar, spec.event_types, users, item_types=spec.item_types, store=self.store)
         return replace(self, known=known, shared=_shared(self.spec, known, self.samples)[0])
 
 
@@ -79,11 +81,13 @@ def prepare(
     if spec.tokens.max_days is not None:
         low = np.maximum(low, high - spec.tokens.max_days)
     first_day = store.users["first_day"].to_numpy()[samples.user].astype(np.int32)
-    known = known_events(in_force, spec.event_types, store.users["user"].to_numpy())
+    users = store.users["user"].to_numpy()
+    known = known_events(in_force, spec.event_types, users, item_types=spec.item_types, store=store)
     shared, cutoff_place = _shared(spec, known, samples)
     has_day_targets = has_targets and bool(spec.day_targets)
     return Inputs(
         spec=spec,
+        store=store,
         table=table,
         columns=check_fits(spec, store, table),
         known=known,
@@ -94,7 +98,7 @@ def prepare(
         high=high,
         first_day=first_day,
         has_start=first_day - store.first_day > SEEN_AT_START,
-        profile=spec.profile.encode(store, samples, horizon=spec.horizon),
+        profile=spec.profile.encode(store, samples, horizon=spec.horizon, calendar=in_force),
         measured=measure(spec.targets, store, samples) if has_targets else None,
         day_measured=measure_days(spec.day_targets, store, samples, spec.horizon) if has_day_targets else None,
     )
@@ -346,9 +350,9 @@ def _shared(spec: InputSpec, known: KnownEvents, samples: Samples) -> tuple[np.n
     tables = [shared_table(known, int(c), int(c) - history + 1, n_days) for c in cutoffs]
     for table in tables:
         if not spec.tokens.sees_past:
-            hide_events(table[:history])
+            hide_events(table[:history], len(known.types))
         if not spec.tokens.sees_future:
-            hide_events(table[history:])
+            hide_events(table[history:], len(known.types))
     return np.stack(tables) if tables else np.zeros((0, n_days, known.width), np.float32), place
 
 

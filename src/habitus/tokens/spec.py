@@ -233,7 +233,9 @@ def fit_spec(
         features=table.features,
         activity=Scaler.fit(_rows_seen(store, table, samples, seed)),
         event_types=in_force.types,
-        profile=ProfileEncoder.fit(store, samples, config.summary, horizon=horizon, calendar=in_force),
+        profile=ProfileEncoder.fit(
+            store, samples, config.summary, horizon=horizon, calendar=in_force if config.sees_past else None
+        ),
         targets=targets,
         day_targets=day_targets,
         item_types=() if store.items is None else in_force.item_types,

@@ -101,6 +101,19 @@ def test_a_shard_without_new_rows_keeps_its_file(tmp_path: Path):
     assert len(list((store.path / "shards").iterdir())) == 4
 
 
+def test_items_of_events_stay_until_another_calendar_comes(tmp_path: Path):
+    schema = Schema.parse({"name": "s", "events": EVENTS, "max_rejected": 0.9})
+    rows, path = random_rows(0, 60), tmp_path / "s"
+    about = pl.DataFrame({"event": ["sale"], "item": ["i3"]})
+    sale = Calendar.build([{"type": "sale", "start": "2017-07-20"}], items=about)
+    ingest(EventLog(schema, rows[:40], calendar=sale), path)
+    assert append(path, EventLog(schema, rows[40:])).calendar.items.equals(about)
+    assert Store.open(path).calendar.item_types == ("sale",)
+    plain = append(path, EventLog(schema, rows[40:], calendar=Calendar.build(sale.events)))
+    assert plain.calendar.items.height == 0
+    assert "event_items" not in plain.manifest["tables"], "a store without them is as it always was"
+
+
 def test_tables_of_attributes_replace_by_key_and_the_calendar_as_a_whole(tmp_path: Path):
     profile = {"from": "table", "key": "id", "columns": {"age": {"column": "age", "kind": "number"}}}
     first = simple({"u": ["a", "b"], "t": ["2024-05-01"] * 2}, profile=profile)

@@ -51,6 +51,22 @@ def test_files_round_trip(tmp_path, suffix):
     assert again.audiences.equals(calendar.audiences)
 
 
+def test_items_of_events_are_kept_by_files_and_edits(tmp_path):
+    about = pl.DataFrame({"event": ["spring", "spring", "gone"], "item": [7, 8, 9]})
+    calendar = Calendar.build([SALE, {"type": "match", "start": "2011-05-01"}], items=about)
+    assert calendar.items.rows() == [("spring", "7"), ("spring", "8"), ("gone", "9")]
+    assert calendar.item_types == ("sale",)
+    calendar.write(tmp_path / "c.csv", items=tmp_path / "i.csv")
+    again = read_calendar(tmp_path / "c.csv", items=tmp_path / "i.csv")
+    assert again.items.equals(calendar.items)
+    for edited in (calendar.known_at(to_day("2011-01-01")), calendar.without(types=["match"]), calendar.joined(again)):
+        assert edited.items.equals(calendar.items)
+    assert calendar.without(types=["sale"]).item_types == ()
+    assert Calendar.empty().joined(calendar).item_types == ("sale",)
+    with pytest.raises(CalendarError, match="a column 'item' in the items of events"):
+        Calendar.build([SALE], items=about.rename({"item": "product"}))
+
+
 def test_known_at_hides_what_was_not_announced():
     calendar = Calendar.build([SALE | {"announced_at": "2011-02-10"}])
     assert len(calendar.known_at(to_day("2011-02-09"))) == 0

@@ -63,6 +63,7 @@ def test_a_campaign_is_known_to_its_households_from_the_stated_day(folder: Path,
     assert row["strength"] == 2 / 20
     assert not row["is_randomised"]
     assert calendar.audiences.filter(audience=row["audience"])["user"].to_list() == ["1", "3"]
+    assert calendar.items.filter(event=row["event"])["item"].to_list() == ["p1", "p2"]
     day = to_day(known_from)
     assert "campaign_a" in calendar.known_at(day).types
     assert "campaign_a" not in calendar.known_at(day - 1).types

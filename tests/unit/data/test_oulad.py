@@ -70,6 +70,7 @@ def test_due_dates_are_for_the_enrolments_of_the_run_from_its_start(folder: Path
     assert (due["start"], due["end"], due["strength"]) == (dt.date(2013, 10, 20), dt.date(2013, 10, 20), 10.0)
     assert due["announced_at"] == dt.date(2013, 10, 1)
     assert calendar.audiences.filter(audience=due["audience"])["user"].to_list() == ["AAA-2013J-11"]
+    assert calendar.items.filter(event=due["event"])["item"].to_list() == ["1"]
     assert "due_tma" not in calendar.known_at(to_day("2013-09-30")).types
     assert {"run_end", "run_start"} <= set(calendar.known_at(to_day("2013-09-30")).types)
     material = calendar.events.filter(type="material").row(0, named=True)

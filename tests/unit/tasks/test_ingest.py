@@ -64,6 +64,13 @@ def test_tables_given_replace_those_of_the_source(tmp_path: Path):
     calendar.write(tmp_path / "calendar.csv")
     again = ingest(TABLE, tmp_path / "b.store", schema=SCHEMA, calendar=tmp_path / "calendar.csv", max_rejected=0.5)
     assert again.fingerprint == store.fingerprint
+    pl.DataFrame({"event": ["sale"], "item": ["a"]}).write_csv(tmp_path / "items.csv")
+    both = {"calendar": tmp_path / "calendar.csv", "event_items": tmp_path / "items.csv"}
+    third = ingest(TABLE, tmp_path / "c.store", schema=SCHEMA, max_rejected=0.5, **both)
+    assert third.calendar.item_types == ("sale",)
+    assert third.fingerprint != store.fingerprint
+    with pytest.raises(ConfigError, match="--calendar"):
+        ingest(TABLE, tmp_path / "d.store", schema=SCHEMA, event_items=tmp_path / "items.csv")
 
 
 def test_the_summary_adds_up_and_names_the_reasons(tmp_path: Path):

@@ -7,7 +7,15 @@ import polars as pl
 import pytest
 
 from habitus.data.calendar import Calendar, to_day
-from habitus.tokens.known_events import CLOCK, add_audience_events, known_events, notable_days, shared_table
+from habitus.tokens.known_events import (
+    CLOCK,
+    add_audience_events,
+    known_events,
+    n_columns,
+    n_touches,
+    notable_days,
+    shared_table,
+)
 
 USERS = np.array(["ann", "bob", "cy"])
 START = to_day("2020-03-02")  # a Monday
@@ -131,3 +139,88 @@ def test_no_users_or_no_events(n):
     table = np.zeros((n, 4, CLOCK), np.float32)
     add_audience_events(table, known, np.zeros(n, np.int64), np.full(n, START), np.full((n, 4), START))
     assert not table.any()
+
+
+DUE = {"event": "essay", "type": "due", "start": "2020-03-04", "audience": "class"}
+QUIZ = {"event": "quiz", "type": "due", "start": "2020-03-10", "audience": "class"}
+
+
+def _log(*rows: tuple[str, str, str]) -> pl.DataFrame:
+    """Rows of (user, date, item) as a log."""
+    first = [(user, "2020-01-01", "none") for user in USERS]
+    table = pl.DataFrame([*first, *rows], schema=["user", "time", "item"], orient="row")
+    return table.with_columns(pl.col("time").str.to_datetime(), kind=pl.lit("submit"), basket=0, spend=0.0)
+
+
+def _touched_table(store, calendar: Calendar, user: int, cutoff: int, first: int, n: int) -> np.ndarray:
+    users = store.users["user"].to_list()
+    known = known_events(calendar, calendar.types, np.array(users), item_types=calendar.item_types, store=store)
+    table = shared_table(known, cutoff, first, n)[None].copy()
+    assert table.shape[-1] == n_columns(calendar.types, calendar.item_types)
+    add_audience_events(
+        table, known, np.array([users.index(USERS[user])]), np.array([cutoff]), (first + np.arange(n))[None]
+    )
+    return table[0]
+
+
+def _class(*rows: dict) -> Calendar:
+    groups = pl.DataFrame({"audience": ["class"] * 2, "user": ["ann", "bob"]})
+    items = pl.DataFrame({"event": ["essay", "quiz"], "item": ["e1", "q1"]})
+    return Calendar.build(rows, groups, items)
+
+
+def test_touched_open_and_missed_by_hand(make_store):
+    store = make_store(_log(("ann", "2020-03-02", "e1"), ("ann", "2020-03-03", "e1"), ("bob", "2020-03-06", "q1")))
+    calendar, cutoff = _class(DUE, QUIZ), to_day("2020-03-05")
+    ann, bob = (_touched_table(store, calendar, u, cutoff, START, 11)[:, -3:] for u in (0, 1))
+    assert np.allclose(ann[:, 0], [0, 0, np.log(3), 0, 0, 0, 0, 0, 0, 0, 0])  # the essay's day, two hand-ins
+    assert np.allclose(bob[:, 0], 0)  # the quiz is handed in after the cut-off
+    near = 1 - np.array([4, 3, 2, 1]) / 14  # the quiz begins after the cut-off: only days after it know of it
+    assert np.allclose(ann[:, 1], [0, 0, 0, 0, *near, 1, 0, 0])
+    assert np.allclose(bob[:, 1], [1 - 2 / 14, 1 - 1 / 14, 1, 0, *near, 1, 0, 0])
+    gone = 1 - np.arange(1, 7) / 14
+    assert np.allclose(ann[:, 2], [0] * 9 + [gone[0], gone[1]])  # the quiz alone
+    assert np.allclose(bob[:, 2], [0, 0, 0, *gone, gone[0], gone[1]])  # the nearest counts
+
+
+def test_items_leave_the_other_columns_and_the_other_users_bit_for_bit(make_store):
+    store = make_store(_log(("ann", "2020-03-02", "e1"), ("cy", "2020-03-02", "e1")))
+    calendar = _class(DUE, QUIZ)
+    plain = Calendar.build(calendar.events, calendar.audiences)
+    for user in range(3):
+        with_items = _touched_table(store, calendar, user, START, START, 20)
+        assert np.array_equal(with_items[:, :-3], _table(plain, user, START, START, 20, types=("due",)))
+    assert not _touched_table(store, calendar, 2, START, START, 20)[:, -3:].any()
+
+
+def test_an_event_of_everyone_tells_who_touched_its_items(make_store):
+    store = make_store(_log(("ann", "2020-03-02", "e1"), ("cy", "2020-03-03", "e1")))
+    shared = [{k: v for k, v in row.items() if k != "audience"} for row in (DUE, QUIZ)]
+    tables = [_touched_table(store, _class(*shared), u, START, START, 12)[:, -3:] for u in range(3)]
+    assert [float(t[2, 0]) for t in tables] == pytest.approx([np.log(2), 0, 0])
+    assert [float(t[2, 1]) for t in tables] == pytest.approx([1 - 6 / 14, 1, 1])  # the quiz is open to all
+    assert [float(t[3, 2]) for t in tables] == pytest.approx([0, 1 - 1 / 14, 1 - 1 / 14])
+
+
+def test_touches_equal_a_plain_count(make_store, shop):
+    store, draw = make_store(shop), np.random.default_rng(0)
+    users = store.users["user"].to_numpy()
+    rows = [
+        {"event": f"e{i}", "type": "sale", "start": "2020-03-01"} | ({"audience": "a"} if i % 2 else {})
+        for i in range(6)
+    ]
+    items = pl.DataFrame(
+        [(f"e{i}", f"i{j}") for i in range(6) for j in draw.choice(22, 5, replace=False)],
+        schema=["event", "item"],
+        orient="row",
+    )
+    calendar = Calendar.build(rows, pl.DataFrame({"audience": "a", "user": users[::2]}), items)
+    known = known_events(calendar, ("sale",), users, item_types=("sale",), store=store)
+    user, row = (part.ravel() for part in np.meshgrid(np.arange(0, len(users), 2), np.arange(6)))
+    cutoff = START + draw.integers(-60, 60, len(user))
+    found = n_touches(known, user, row, cutoff)
+    for u, r, c, n in zip(user, row, cutoff, found):
+        about = items.filter(event=f"e{r}")["item"].to_list()
+        mine = shop.filter((pl.col("user") == users[u]) & pl.col("item").is_in(about))
+        assert n == (mine["time"].dt.date().to_physical() <= c).sum()
+    assert found.max() > 5

@@ -26,7 +26,8 @@ PARTS = ("activity", "day", "kind", "known_past", "known_future", "profile")
 def _calendar() -> Calendar:
     groups = pl.DataFrame({"audience": ["vip"] * 2, "user": ["u001", "u002"]})
     rows = [SALE, {"type": "mail", "start": "2020-03-09", "audience": "vip"}]
-    return Calendar.build(rows, groups)
+    items = pl.DataFrame({"event": ["sale", "mail", "mail"], "item": ["i3", "i4", "i7"]})
+    return Calendar.build(rows, groups, items)
 
 
 def _fitted(store, **tokens) -> InputSpec:
@@ -51,6 +52,7 @@ def test_changing_everything_after_the_cutoff_leaves_every_input_bit_equal(make_
     two = make_store(pl.concat([past, other]), calendar=_calendar(), name="two")
     spec = _fitted(one)
     assert _fitted(two).fingerprint == spec.fingerprint
+    assert spec.item_types == ("mail", "sale")
     a, b = _batch(one, spec), _batch(two, spec)
     for name in PARTS:
         assert torch.equal(getattr(a, name), getattr(b, name)), name

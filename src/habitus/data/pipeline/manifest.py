@@ -52,9 +52,10 @@ def write_tables(
 def _write_calendar(log: EventLog, root: Path, old: Store | None) -> dict[str, Any]:
     if log.calendar is None:
         kept = old.manifest["tables"] if old is not None else {}
-        return {name: kept[name] for name in ("calendar", "audiences") if name in kept}
-    entries = {}
-    for name, frame in (("calendar", log.calendar.events), ("audiences", log.calendar.audiences)):
+        return {name: kept[name] for name in ("calendar", "audiences", "event_items") if name in kept}
+    calendar, entries = log.calendar, {}
+    frames = {"calendar": calendar.events, "audiences": calendar.audiences}
+    for name, frame in (frames | ({"event_items": calendar.items} if calendar.items.height else {})).items():
         file = root / "tables" / f"{name}.parquet"
         frame.write_parquet(file, compression="zstd")
         entries[name] = seal(root, file, name)

@@ -6,9 +6,9 @@ campaigns, campaign_descriptions, coupons, coupon_redemptions, demographics, pro
 - Events: `purchase` (a line of a basket), `redeem` (a coupon redeemed, dated by day, put at noon), `campaign` (a send,
   dated at the start of the campaign). The published sample holds about 7 % of all lines, at random: spend and days are
   those of the sample. Redemptions and sends are complete.
-- Known events: 27 campaigns, each with its send list as audience, and the US federal holidays. When a
-  household learnt of a campaign is not in the set; `announced` days before the start is an assumption, so report a
-  second value too.
+- Known events: 27 campaigns, each with its send list as audience and the products of its coupons as items, and the US
+  federal holidays. When a household learnt of a campaign is not in the set; `announced` days before the start is an
+  assumption, so report a second value too.
 - The clock of the log is taken as it stands. The last day, 2018-01-01, holds a few hours only.
 """
 
@@ -113,12 +113,13 @@ def _events(folder: str | Path, campaigns: pl.DataFrame, sends: pl.DataFrame) ->
 
 
 def _calendar(folder: str | Path, campaigns: pl.DataFrame, sends: pl.DataFrame, announced: int) -> Calendar:
-    """Campaigns, each for its send list, strong by their coupons (1 = 20 of them); and the federal holidays."""
+    """Campaigns for their send lists, strong by their coupons (1 = 20) and about the products of these; holidays."""
     import polars as pl
 
     from habitus.data.calendar import Calendar, holiday_calendar
 
-    coupons = read_published(folder, ("coupons",), {"campaign_id": pl.String, "coupon_upc": pl.String})
+    columns: dict[str, type[pl.DataType]] = dict.fromkeys(("campaign_id", "coupon_upc", "product_id"), pl.String)
+    coupons = read_published(folder, ("coupons",), columns)
     sizes = coupons.group_by("campaign_id").agg(strength=pl.col("coupon_upc").n_unique().cast(pl.Float64))
     name = "campaign " + pl.col("campaign_id")
     rows = campaigns.join(sizes, on="campaign_id", how="left").select(
@@ -133,5 +134,6 @@ def _calendar(folder: str | Path, campaigns: pl.DataFrame, sends: pl.DataFrame, 
         is_randomised=pl.lit(False),
     )
     audiences = sends.select(audience=name, user="household_id")
+    items = coupons.select(event=name, item="product_id")
     holidays = holiday_calendar("US", dt.date(2016, 11, 1), dt.date(2018, 3, 31))
-    return Calendar.build(rows, audiences, where="complete_journey: campaign_descriptions").joined(holidays)
+    return Calendar.build(rows, audiences, items, where="complete_journey: campaign_descriptions").joined(holidays)

@@ -13,7 +13,8 @@ studentInfo, studentRegistration, studentAssessment, vle. The click log is not u
   mark, `score_delay` days after the hand-in, since marking takes time); `unregister`. `final_result` is never read, and
   unregistration is an event, never part of the profile.
 - Known events, each for the enrolments of its own run: due dates (`due_tma`, `due_cma`, `due_exam`; 11 exams have
-  none), strong by their weight in percent; weeks in which material opens (`material`); first and last day of the run
+  none), strong by their weight in percent, each naming its assessment as item, so that an enrolment's hand-ins tell
+  which are open; weeks in which material opens (`material`); first and last day of the run
   (`run_start`, `run_end`). Due dates and material are known from the start of the run, its two ends a year before.
 """
 
@@ -198,7 +199,7 @@ def _calendar(folder: str | Path, runs: pl.DataFrame, enrolments: pl.DataFrame, 
     due = assessments.filter(pl.col("date").is_not_null()).select(
         "run",
         "day_0",
-        event=pl.col("run") + " " + pl.col("assessment_type") + " " + pl.col("id_assessment").cast(pl.String),
+        event=_due_name(),
         type="due_" + pl.col("assessment_type").str.to_lowercase(),
         start=_on("date"),
         end=_on("date"),
@@ -219,7 +220,15 @@ def _calendar(folder: str | Path, runs: pl.DataFrame, enrolments: pl.DataFrame, 
         for label, day in (("start", pl.col("day_0")), ("end", _on("length")))
     ]
     rows = pl.concat([due, _material(folder, runs), *ends]).rename({"run": "audience", "day_0": "announced_at"})
-    return Calendar.build(rows, enrolments.select(audience="run", user="user"), where="oulad: assessments")
+    audiences = enrolments.select(audience="run", user="user")
+    items = assessments.select(event=_due_name(), item=pl.col("id_assessment").cast(pl.String))
+    return Calendar.build(rows, audiences, items, where="oulad: assessments")
+
+
+def _due_name() -> pl.Expr:
+    import polars as pl
+
+    return pl.concat_str("run", "assessment_type", pl.col("id_assessment").cast(pl.String), separator=" ")
 
 
 def _material(folder: str | Path, runs: pl.DataFrame) -> pl.DataFrame:
