@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from habitus.cli.options import Audiences, CalendarFile
+
 
 def simulate(
     world: Annotated[
@@ -25,13 +27,17 @@ def simulate(
     no_truth: Annotated[
         bool, typer.Option("--no-truth", help="Do not write the true effects (truth.parquet).")
     ] = False,
+    calendar: CalendarFile = None,
+    audiences: Audiences = None,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of an existing folder when done.")] = False,
 ) -> None:
     """Write a world with known answers.
 
-    Events, profiles, a calendar with audiences, and the true effect of each known event on each user.
+    Events, profiles, a calendar with audiences, and the true effect of each known event on each user. With --calendar,
+    also what that calendar would change in the coming days, per user (change.parquet).
     """
-    from habitus.data.sources.simulator import read_world, ready_made, write
+    from habitus.data.calendar import read_calendar
+    from habitus.data.sources.simulator import calendar_of, read_world, ready_made, write
 
     given = {k: v for k, v in (("n_users", users), ("n_days", days), ("seed", seed)) if v is not None}
     if Path(world).suffix in (".toml", ".json"):
@@ -39,6 +45,8 @@ def simulate(
         chosen = type(chosen).parse({**chosen.model_dump(), **given}, where=world)
     else:
         chosen = ready_made(world, **given)
-    folder = write(chosen, out, shuffle=not in_order, with_truth=not no_truth, replace=replace)
+    known = audiences or calendar_of(chosen).audiences if calendar else None
+    other = None if calendar is None else read_calendar(calendar, known)
+    folder = write(chosen, out, shuffle=not in_order, with_truth=not no_truth, change=other, replace=replace)
     typer.echo(f"wrote {folder}: {chosen.n_users:,} users, {chosen.n_days:,} days; next")
     typer.echo(f"  habitus ingest simulator --folder {folder} --out STORE")

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from habitus.cli.main import app
 from habitus.core.errors import CalendarError, ConfigError, CutoffError, DiskError, SourceError
 from habitus.data.calendar import to_day
 from habitus.data.sources import simulator as sim
@@ -30,7 +32,10 @@ def drawn(world: sim.World, **options) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def world() -> sim.World:
-    return sim.ready_made("effects", n_users=4000, n_days=98, seed=3)
+    made = sim.ready_made("effects", n_users=4000, n_days=98, seed=3)
+    return made.model_copy(
+        update={"shock_sigma": 0.0}
+    )  # shocks would widen every bound below; they have their own test
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +112,41 @@ def test_the_effect_is_the_difference_between_two_calendars(world):
         np.testing.assert_allclose(table[f"{measure}_effect"], base[measure] - without[measure], atol=1e-12)
     assert table.filter("is_addressed")["count_effect"].sum() > 0
     assert table.filter(~pl.col("is_addressed"))["count_effect"].abs().max() == 0
+
+
+def test_the_change_to_another_calendar_is_written_per_user(world):
+    cutoff, calendar = last_cutoff(world, HORIZON), sim.calendar_of(world)
+    event = sim.effects(world, cutoff, HORIZON).filter(planted_type="campaign")["event"][0]
+    gone = calendar.without(events=[event])
+    keys = ["user", "event_type"]
+    lost = sim.changes(world, cutoff, HORIZON, gone).sort(keys)
+    effect = sim.effects(world, cutoff, HORIZON).filter(event=event).sort(keys)
+    for measure in ("p_effect", "days_effect", "count_effect", "amount_effect"):
+        np.testing.assert_allclose(lost[measure], -effect[measure], atol=1e-12)
+    back = sim.changes(world, cutoff, HORIZON, calendar, against=gone).sort(keys)
+    np.testing.assert_allclose(back["amount_effect"], effect["amount_effect"], atol=1e-12)
+
+
+def test_shocks_are_shared_and_the_truth_is_their_mean():
+    shock = 0.8
+    user = sim.UserType(name="u", share=1, rates={"visit": 0.5}, level_sigma=0.0)
+    types = tuple(t for t in sim.World().event_types if t.name == "visit")
+    world = sim.World(n_users=3000, n_days=400, event_types=types, user_types=(user,), new_share=0, shock_sigma=shock)
+    table = drawn(world)
+    halves = np.zeros((2, 400))
+    np.add.at(halves, (table["user"].to_numpy() % 2, table["day"].to_numpy()), 1)
+    assert np.corrcoef(halves)[0, 1] > 0.95, "one factor for everybody"
+    calm = world.model_copy(update={"shock_sigma": 0.0})
+    assert drawn(calm).height == pytest.approx(table.height, rel=0.15), "of mean 1"
+    truth = sim.expected(world, last_cutoff(world, 7), 7).filter(event_type="visit", user=0)
+    rates = Rates(world, users_of(world, 0, 1), Plan.of(world), 393, 7).rate("visit")[0]
+    factor = np.exp(shock * np.random.default_rng(0).standard_normal((100_000, 7)) - shock**2 / 2)
+    daily = np.exp(-rates * factor)
+    assert truth["p"][0] == pytest.approx(1 - daily.prod(axis=1).mean(), abs=0.003)
+    assert truth["days"][0] == pytest.approx((1 - daily.mean(axis=0)).sum(), abs=0.01)
+    assert truth["count"][0] == pytest.approx(rates.sum())
+    steady = sim.expected(calm, last_cutoff(calm, 7), 7).filter(event_type="visit", user=0)
+    assert steady["p"][0] - truth["p"][0] > 0.02, "uncertain days make silence likelier"
 
 
 def test_null_events_change_nothing_and_are_listed():
@@ -252,6 +292,20 @@ def test_a_folder_reads_back(tmp_path: Path):
     assert pl.scan_parquet(log.events).select(pl.len()).collect().item() == in_memory.events.num_rows
     truth = pl.read_parquet(folder / "truth.parquet")
     assert truth.equals(sim.effects(world, last_cutoff(world, HORIZON), HORIZON))
+
+
+def test_the_command_writes_what_another_calendar_would_change(tmp_path: Path):
+    world = sim.ready_made("effects", n_users=60, n_days=70)
+    coming = last_cutoff(world, HORIZON)
+    calendar = sim.calendar_of(world)
+    planned = type(calendar)(calendar.events.filter(pl.col("start") <= coming), calendar.audiences)
+    planned.write(tmp_path / "planned.csv")
+    options = ["--users", "60", "--days", "70", "--calendar", str(tmp_path / "planned.csv")]
+    answer = CliRunner().invoke(app, ["simulate", "effects", "--out", str(tmp_path / "world"), *options])
+    assert answer.exit_code == 0, answer.output
+    change = pl.read_parquet(tmp_path / "world" / "change.parquet")
+    assert change.equals(sim.changes(world, coming, HORIZON, planned))
+    assert change["count_effect"].sum() < 0
 
 
 def test_mistakes_are_named(tmp_path: Path):

@@ -10,7 +10,7 @@ write.py   a folder of files, of any size, in bounded memory
 
 from habitus.data.sources.simulator.draw import draw_blocks
 from habitus.data.sources.simulator.rates import calendar_of
-from habitus.data.sources.simulator.truth import effects, expected
+from habitus.data.sources.simulator.truth import changes, effects, expected
 from habitus.data.sources.simulator.world import (
     EventType,
     OrderRule,
@@ -28,6 +28,7 @@ __all__ = [
     "UserType",
     "World",
     "calendar_of",
+    "changes",
     "draw_blocks",
     "effects",
     "expected",

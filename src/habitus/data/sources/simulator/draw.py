@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from habitus.core.seeds import generator
-from habitus.data.sources.simulator.rates import Plan, Rates
+from habitus.data.sources.simulator.rates import Plan, Rates, shocks
 from habitus.data.sources.simulator.users import Users, users_of
 from habitus.data.sources.simulator.world import EventType, World
 
@@ -73,7 +73,7 @@ def _draw_type(
 ) -> tuple[np.ndarray, ...]:
     """Columns row of the user, microseconds since the world's start, type code, item or -1, spend or NaN."""
     world = rates.world
-    counts = draws.poisson(rates.rate(event_type.name) * is_there).ravel()
+    counts = draws.poisson(rates.rate(event_type.name) * is_there * shocks(world)).ravel()
     cells = np.flatnonzero(counts)
     cell = np.repeat(cells, counts[cells])
     row, day = np.divmod(cell, world.n_days)

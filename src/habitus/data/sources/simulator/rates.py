@@ -167,6 +167,15 @@ class Rates:
         return sum(parts[1:], parts[0]) if parts else None
 
 
+def shocks(world: World) -> np.ndarray:
+    """Give the factor that all users share on each day of the world, float64 [n_days]: news, weather, a broken shop.
+
+    Nobody can know it ahead, so it is no part of the rates: events are drawn with it, truths are averaged over it.
+    """
+    draws = normals(world.seed, np.arange(world.n_days), "shock")
+    return np.exp(world.shock_sigma * draws - world.shock_sigma**2 / 2)
+
+
 def is_quiet(world: World, users: Users, weeks: np.ndarray) -> np.ndarray:
     """Bool, users x weeks: the toss of the coin of `OrderRule`."""
     keys = users.number[:, None] * np.int64(2**20) + (weeks + 1)[None, :]

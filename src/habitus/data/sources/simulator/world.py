@@ -131,8 +131,16 @@ USER_TYPES = (
         churn=0.0008,
     ),
     UserType(
+        name="heavy",
+        share=0.02,
+        rates={"visit": 1.2, "purchase": 0.4, "help": 0.02},
+        affinity={"sale": 0.3, "campaign": 0.3},
+        amount_scale=2.0,
+        churn=0.0002,
+    ),
+    UserType(
         name="rare",
-        share=0.3,
+        share=0.28,
         rates={"visit": 0.05, "purchase": 0.010, "help": 0.002},
         affinity={"sale": 0.8, "campaign": 0.3},
         amount_scale=1.5,
@@ -169,6 +177,7 @@ class World(Config):
     new_share: float = Field(default=0.2, ge=0, le=1)  # users who arrive, evenly, while the world runs
     affinity_sigma: float = Field(default=0.0, ge=0)  # sd of a user's own log-affinity to each planted type
     profile_noise: float = Field(default=0.2, ge=0, le=1)  # share of users whose profile names a random user type
+    shock_sigma: float = Field(default=0.0, ge=0)  # sd of the log of a factor that all users share on a day; mean 1
     order_rule: OrderRule | None = None
 
     @property
@@ -202,8 +211,8 @@ class World(Config):
             _known((self.order_rule.quiet, self.order_rule.then), self.event_names, "order_rule", "an event type")
             if self.order_rule.quiet == self.order_rule.then:
                 raise ValueError("order_rule: quiet and then must be two event types")
-            if any(user.churn for user in self.user_types):
-                raise ValueError("order_rule: the closed form needs users without churn")
+            if any(user.churn for user in self.user_types) or self.shock_sigma:
+                raise ValueError("order_rule: the closed form needs users without churn and days without shocks")
         return self
 
 
@@ -222,7 +231,7 @@ def ready_made(name: str, *, n_users: int = 20_000, n_days: int = 420, seed: int
     """Give one of four worlds; each has every one of its planted types on in the last `horizon` days.
 
     - `effects`: a sale for all (people wait before it and buy less after), campaigns to random audiences, mailings
-      targeted at active users, and a festival at each seasonal peak that does nothing.
+      targeted at active users, a festival at each seasonal peak that does nothing, and shocks that all users share.
     - `independent`: the same calendar with no effect at all.
     - `late`: a flash sale that works but is announced only after it has begun; no cut-off may know of it ahead.
     - `order`: purchases follow a quiet week for half of the users and a busy one for the others (`OrderRule`).
@@ -251,7 +260,7 @@ def _effects(n_users: int, n_days: int, seed: int, horizon: int) -> World:
     planted = (
         Planted(
             type="sale",
-            starts=spread(35, 6, "sale"),
+            starts=spread(49, 6, "sale"),
             length=3,
             rate={"visit": 0.6, "purchase": 1.1},
             amount=0.2,
@@ -274,7 +283,15 @@ def _effects(n_users: int, n_days: int, seed: int, horizon: int) -> World:
         Planted(type="festival", starts=tuple(int(p) for p in peaks), length=2),
     )
     season = Season(amplitude=0.25, period=period, peak=float(peaks[-1]))
-    return World(name="effects", n_users=n_users, n_days=n_days, seed=seed, planted=planted, season=season)
+    return World(
+        name="effects",
+        n_users=n_users,
+        n_days=n_days,
+        seed=seed,
+        planted=planted,
+        season=season,
+        shock_sigma=0.1,
+    )
 
 
 def _independent(n_users: int, n_days: int, seed: int, horizon: int) -> World:

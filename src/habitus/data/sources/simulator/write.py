@@ -21,11 +21,12 @@ from habitus.core.progress import bar
 from habitus.core.seeds import uniforms
 from habitus.data.sources.simulator.draw import EVENT_SCHEMA, block_size, draw_blocks
 from habitus.data.sources.simulator.rates import Plan, audience_rows, calendar_of, calendar_row, occurrences_of
-from habitus.data.sources.simulator.truth import effect_blocks, last_cutoff
+from habitus.data.sources.simulator.truth import changes, effect_blocks, last_cutoff
 from habitus.data.sources.simulator.users import Users, users_of
 from habitus.data.sources.simulator.world import World
 
 if TYPE_CHECKING:
+    from habitus.data.calendar import Calendar
     from habitus.data.log import EventLog
 
 SCHEMA = Path(__file__).with_name("schema.toml")
@@ -40,6 +41,7 @@ def write(
     horizon: int = 28,
     cutoff: dt.date | None = None,
     with_truth: bool = True,
+    change: Calendar | None = None,
     replace: bool = False,
 ) -> Path:
     """Write a world as a folder; the same arguments give the same bytes.
@@ -49,6 +51,7 @@ def write(
         items.parquet                item, interest, rank
         calendar.csv, audiences.parquet
         truth.parquet                see `effects`, at `cutoff` (default: the last one with a whole window)
+        change.parquet               see `changes`, if a calendar `change` is given
         schema.toml, world.json
 
     With `shuffle`, rows are out of time order and every user's are scattered over all files, as in a real dump that
@@ -64,6 +67,9 @@ def write(
             pl.DataFrame(rows, infer_schema_length=None).write_csv(beside / "calendar.csv")
         if with_truth and world.n_days > horizon:
             _write_truth(world, beside / "truth.parquet", cutoff or last_cutoff(world, horizon), horizon)
+        if change is not None:
+            table = changes(world, cutoff or last_cutoff(world, horizon), horizon, change, calendar_of(world))
+            table.write_parquet(beside / "change.parquet")
         shutil.copyfile(SCHEMA, beside / "schema.toml")
         (beside / "world.json").write_text(world.model_dump_json(indent=1) + "\n", "utf-8")
     return Path(folder)
