@@ -9,6 +9,7 @@ from habitus.core.errors import ConfigError, nearest
 
 MODELS = {
     "lumos": "habitus.models.lumos:Lumos",
+    "behavegpt": "habitus.models.behavegpt:BehaveGPT",
 }
 
 SOURCES = {
