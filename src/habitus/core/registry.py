@@ -9,6 +9,12 @@ from habitus.core.errors import ConfigError, nearest
 
 MODELS = {
     "lumos": "habitus.models.lumos:Lumos",
+    "sasrec": "habitus.models.sasrec:SASRec",
+    "gru4rec": "habitus.models.gru4rec:GRU4Rec",
+    "hstu": "habitus.models.hstu:HSTU",
+    "transition": "habitus.models.transition:Transition",
+    "popularity": "habitus.models.popularity:Popularity",
+    "history_density": "habitus.models.history_density:HistoryDensity",
     "behavegpt": "habitus.models.behavegpt:BehaveGPT",
 }
 
