@@ -86,6 +86,10 @@ class TrainingError(HabitusError):
     """Training cannot start or go on: no samples, a loss that is not finite."""
 
 
+class ConstraintError(HabitusError):
+    """Constraints on what may be generated leave nothing, or name what does not exist."""
+
+
 class DiskError(HabitusError):
     """There is no room, or no right, to write."""
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from habitus.core.seeds import derive, generator, mix, uniforms
+from habitus.core.seeds import derive, generator, mix, text_keys, uniforms
 
 
 def test_derived_seeds_are_the_same_on_any_machine():
@@ -40,3 +40,11 @@ def test_generators_do_not_touch_the_global_state():
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     generator(1, "x").normal(size=5)
     assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_keys_of_texts_depend_on_the_text_alone():
+    texts = ["", "a", "b", "ab", "ba", "12345678", "123456789", "é", "a" * 30]
+    keys = text_keys(texts)
+    assert len(set(keys.tolist())) == len(texts)
+    assert all(text_keys([text])[0] == key for text, key in zip(texts, keys))
+    assert len(text_keys([])) == 0
