@@ -1,0 +1,195 @@
+"""Where do the true answers stand among everything that could be told? One pass over the targets of a loader.
+
+The whole catalogue is ranked, nothing is sampled. Ties count against the model: whoever scores all alike ranks last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from habitus.core.errors import TrainingError
+from habitus.tokens.batch import EventBatch
+
+CELLS = 16_000_000  # scores held at once: with a million values, sixteen targets at a time
+FIRST = 2  # ids below are padding and unknown
+
+
+class Seen(Protocol):
+    """Tells which values a user had before a target: numbers of the targets and ids, flat, repeats allowed."""
+
+    def __call__(self, batch: EventBatch, row: Tensor, place: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What one model says of n targets, in the order of the loader.
+
+    Attributes
+    ----------
+    sample
+        int64, number of the target's row in the loader's stretches.
+    told
+        int64, the true id.
+    rank, rank_new
+        int64 from 1: among all values, and among those the user did not have before. A true value that the user did
+        have can not be told then: its `rank_new` is the number of all ids.
+    log_p
+        float32, ln of the probability given to the truth, in nats.
+    top, top_p
+        The first guess and its probability.
+    is_repeat
+        bool, the user had the true value before.
+    """
+
+    sample: np.ndarray
+    told: np.ndarray
+    rank: np.ndarray
+    rank_new: np.ndarray
+    log_p: np.ndarray
+    top: np.ndarray
+    top_p: np.ndarray
+    is_repeat: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.told)
+
+    def in_order(self) -> Ranked:
+        """Give the targets sorted by sample, so that models asked through other batches can be set side by side."""
+        order = np.argsort(self.sample, kind="stable")
+        return Ranked(*(column[order] for column in vars(self).values()))
+
+
+# asked for chosen events of a batch, gives n n_rows ln probabilities, -inf for padding and unknown
+Teller = Callable[[EventBatch, Tensor, Tensor], Tensor]
+
+
+def teller(members: Sequence[Any], field: str) -> Callable[[EventBatch], Callable[[Tensor, Tensor], Tensor]]:
+    """Give a function of a batch, then of chosen events (row, place): n n_rows ln probabilities of the next value.
+
+    `members` are models of one kind, one per seed: their probabilities are averaged. A neural model runs once per
+    batch, however many of its events are asked.
+    """
+
+    def of_batch(batch: EventBatch) -> Callable[[Tensor, Tensor], Tensor]:
+        asked = [_asked(member, batch, field) for member in members]
+
+        def log_shares(row: Tensor, place: Tensor) -> Tensor:
+            if len(asked) == 1:
+                return asked[0](row, place)
+            whole = asked[0](row, place)
+            for one in asked[1:]:
+                whole = torch.logaddexp(whole, one(row, place), out=whole)
+            return whole.sub_(float(np.log(len(asked))))
+
+        return log_shares
+
+    return of_batch
+
+
+def mixed(
+    one: Callable[[EventBatch], Any], other: Callable[[EventBatch], Any], share: float
+) -> Callable[[EventBatch], Callable[[Tensor, Tensor], Tensor]]:
+    """Mix two tellers: (1 - share) of the probability of `one`, `share` of that of `other`."""
+
+    def of_batch(batch: EventBatch) -> Callable[[Tensor, Tensor], Tensor]:
+        a, b = one(batch), other(batch)
+
+        def log_shares(row: Tensor, place: Tensor) -> Tensor:
+            left, right = a(row, place) + float(np.log1p(-share)), b(row, place) + float(np.log(share))
+            return torch.logaddexp(left, right, out=left)
+
+        return log_shares
+
+    return of_batch
+
+
+@torch.no_grad()
+def _asked(model: Any, batch: EventBatch, field: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if hasattr(model, "scores_at"):
+        return lambda row, place: model.scores_at(batch, row, place, field)
+    hidden = model(batch)
+    weight, bias = model.output(field)
+
+    def log_shares(row: Tensor, place: Tensor) -> Tensor:
+        logits = model.query(hidden[row, place], field) @ weight.T
+        if bias is not None:
+            logits += bias
+        logits[:, :FIRST] = -torch.inf
+        return logits.log_softmax(dim=1)
+
+    return log_shares
+
+
+def ranked(
+    tell: Callable[[EventBatch], Callable[[Tensor, Tensor], Tensor]],
+    loader: Iterable[EventBatch],
+    column: int,
+    seen: Seen | None = None,
+) -> Ranked:
+    """Rank the truth of every target of a loader.
+
+    Parameters
+    ----------
+    tell
+        From `teller` or `mixed`.
+    column
+        Of the told field in `ids`.
+    seen
+        What users had before; default: what their row of the batch holds.
+
+    Errors: `TrainingError` when a model gives nan.
+    """
+    parts: list[tuple[np.ndarray, ...]] = []
+    with torch.no_grad():
+        for batch in loader:
+            rows, places = batch.is_target.nonzero(as_tuple=True)
+            if not len(rows):
+                continue
+            log_shares = tell(batch)
+            first = log_shares(rows[:1], places[:1])
+            step = max(1, CELLS // first.shape[1])
+            for start in range(0, len(rows), step):
+                row, place = rows[start : start + step], places[start : start + step]
+                found = _rank(log_shares(row, place), batch, row, place, column, seen or in_row(column))
+                parts.append((batch.sample[row].numpy(), *found))
+    kinds = (np.int64, np.int64, np.int64, np.int64, np.float32, np.int64, np.float32, bool)
+    if not parts:
+        return Ranked(*(np.zeros(0, kind) for kind in kinds))
+    return Ranked(*(np.concatenate(column) for column in zip(*parts)))
+
+
+def _rank(
+    score: Tensor, batch: EventBatch, row: Tensor, place: Tensor, column: int, seen: Seen
+) -> tuple[np.ndarray, ...]:
+    told = batch.next_ids[row, place, column]
+    own = score.gather(1, told[:, None])
+    if bool(own.isnan().any()):
+        raise TrainingError("a score for every value", "nan", where="ranking", fix="train again at a lower rate")
+    rank = (score >= own).sum(dim=1)
+    target, value = seen(batch, row, place)
+    code = (target * score.shape[1] + value)[value >= FIRST].unique()
+    target, value = code // score.shape[1], code % score.shape[1]
+    is_true = value == told[target]
+    is_repeat = torch.zeros(len(row), dtype=torch.bool).index_put_((target[is_true],), torch.tensor(True))
+    ahead = torch.zeros_like(rank).index_add_(0, target, (score[target, value] >= own[target, 0]).long())
+    rank_new = torch.where(is_repeat, score.shape[1], rank - ahead)
+    top_log, top = score.max(dim=1)
+    columns = (told, rank, rank_new, own[:, 0], top, top_log.exp(), is_repeat)
+    return tuple(tensor.numpy() for tensor in columns)
+
+
+def in_row(column: int) -> Seen:
+    """Give what the row of the batch holds up to the asking event: all of a user's past when no row is cut."""
+
+    def seen(batch: EventBatch, row: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        is_past = torch.arange(batch.ids.shape[1]) <= place[:, None]
+        target, at = is_past.nonzero(as_tuple=True)
+        return target, batch.ids[row[target], at, column]
+
+    return seen
