@@ -99,23 +99,35 @@ def read_answers(
     outputs: list[LumosOutput], heads: Heads, inputs: Inputs, calibration: Mapping[str, Any] | None = None
 ) -> Forecast:
     """Turn raw outputs, one per member, into one forecast."""
-    mean, quantiles = _window(heads.window, [output.window for output in outputs])
-    day_mean = np.zeros((len(inputs), inputs.spec.horizon, 0))
+    mean, day_mean = read_means(outputs, heads, calibration)
+    if not heads.day:
+        day_mean = np.zeros((len(inputs), inputs.spec.horizon, 0))
+    return Forecast(inputs.samples, mean, _quantiles(heads.window, [output.window for output in outputs]), day_mean)
+
+
+def read_means(
+    outputs: Sequence[LumosOutput], heads: Heads, calibration: Mapping[str, Any] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn raw outputs, one per member, into `mean` [n, K] and `day_mean` [n, F, K_day] alone: no quantiles.
+
+    Without day heads, `day_mean` is [n, 0, 0].
+    """
+    mean = _means(heads.window, [output.window for output in outputs])
+    day_mean = np.zeros((len(mean), 0, 0))
     if heads.day:
         day_mean = _means(heads.day, [output.day for output in outputs if output.day is not None])
     for name, values in (calibration or {}).get("targets", {}).items():
         column = [head.name for head in heads.window].index(name)
         mean[:, column] = calibrate(calibrator_from_json(values), mean[:, column])
-    return Forecast(inputs.samples, mean, quantiles, day_mean)
+    return mean, day_mean
 
 
-def _window(heads: tuple[Head, ...], raw: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    n = raw[0].shape[0]
-    quantiles = np.full((n, len(heads), len(LEVELS)), np.nan)
+def _quantiles(heads: tuple[Head, ...], raw: list[Tensor]) -> np.ndarray:
+    quantiles = np.full((raw[0].shape[0], len(heads), len(LEVELS)), np.nan)
     for k, (head, *parts) in enumerate(zip(heads, *(_split(heads, r) for r in raw))):
         if head.kind != "binary":
             quantiles[:, k] = np.mean([quantile(head, part, LEVELS).double().numpy() for part in parts], axis=0)
-    return _means(heads, raw), quantiles
+    return quantiles
 
 
 def _means(heads: tuple[Head, ...], raw: list[Tensor]) -> np.ndarray:

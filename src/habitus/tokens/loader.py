@@ -64,7 +64,12 @@ class Inputs:
     def with_calendar(self, calendar: Calendar, users: np.ndarray) -> Inputs:
         """Give the same samples under another calendar; `users` are the store's ids in order."""
         spec = self.spec
-        known = known_events(calendar, spec.event_types, users, item_types=spec.item_types, store=self.store)
+        return self.with_known(
+            known_events(calendar, spec.event_types, users, item_types=spec.item_types, store=self.store)
+        )
+
+    def with_known(self, known: KnownEvents) -> Inputs:
+        """Give the same samples under a calendar that is prepared already."""
         return replace(self, known=known, shared=_shared(self.spec, known, self.samples)[0])
 
 

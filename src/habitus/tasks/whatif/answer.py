@@ -1,0 +1,243 @@
+"""The verb: calendars in, answers out."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from habitus.core.atomic import write_json
+from habitus.data.calendar import Calendar, to_date
+from habitus.models.artifact import Artifact, load_artifact
+from habitus.tasks.forecast import Heads
+from habitus.tasks.predict import eligible_at, manifest, write_table
+from habitus.tasks.run import Run, open_run, update_metrics
+from habitus.tasks.whatif import placebo as placebos_of
+from habitus.tasks.whatif.evidence import Change, changes_of, described, late_events
+from habitus.tasks.whatif.futures import Answer, Future, answers
+from habitus.tasks.whatif.importance import coming_events, importance
+from habitus.tasks.whatif.placebo import Crowd, Draw
+from habitus.tasks.whatif.question import Given, Question, read_question
+from habitus.tasks.whatif.totals import LEVEL, by_day, by_segment, per_user, read_segments, totals, units_of
+from habitus.tokens.loader import Inputs, prepare
+from habitus.tokens.spec import InputSpec
+
+
+def whatif(
+    run: str | Path | Run,
+    calendars: Sequence[Given] = (),
+    *,
+    edits: Sequence[Any] = (),
+    cutoff: str | dt.date | None = None,
+    store: str | Path | None = None,
+    out: str | Path | None = None,
+    audiences: str | Path | pl.DataFrame | None = None,
+    segment: str | Path | pl.DataFrame | None = None,
+    placebos: int = 5,
+    past_placebos: int = 0,
+    with_importance: bool = True,
+    importance_out: str | Path | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Forecast the same users under several calendars and take the differences to the first.
+
+    All calendars must agree on what began by the cut-off: the past is encoded once, and each further calendar costs a
+    decode of the users for whom it changes anything.
+
+    Parameters
+    ----------
+    calendars
+        Whole calendars, or tables of edits (a column `edit`, see `data.calendar_edits`); read with the audiences and
+        items of the store. Edits apply to the first whole calendar, else to the store's own, called "as planned".
+    edits
+        More edits, files or `Edits`.
+    audiences
+        Users of further audiences, `audience, user`, that calendars and edits may name.
+    segment
+        A profile column, or a table `user, segment`: totals and differences of each segment too.
+    placebos, past_placebos
+        How many placebos of each kind stand beside each answer; those on a past day cost an encoding each.
+    with_importance
+        Ask what each coming event of the first calendar adds: two decodes per event.
+    out, importance_out
+        Tables, Parquet or CSV: one row per user, target and calendar; one per event and target.
+
+    Returns the `whatif` section of metrics.json: `rows` (totals and differences per target and calendar), `daily`,
+    `segments`, `changes` (and what evidence stands behind each), `null` and `placebo`, `importance`. The interval of a
+    total (`total_low`) says how far earlier totals fell from their forecasts; that of a difference (`low`, 90 %) how
+    far the members disagree, and it needs three of them. Neither turns an association into a cause.
+
+    Errors: `CalendarError` for fewer than two calendars, a bad edit, a type the model was never fitted with, or a
+    changed past; `ConfigError` for an unknown segment.
+    """
+    run = open_run(run, store)
+    artifact = load_artifact(run.artifact_path)
+    spec = InputSpec.from_json(artifact.spec)
+    heads = Heads(artifact.heads, artifact.day_heads)
+    samples = eligible_at(run, cutoff)
+    day = int(samples.cutoff[0])
+    question = read_question(
+        calendars, edits, run.store.calendar, day, event_types=spec.event_types, audiences=audiences
+    )
+    segments = None if segment is None else read_segments(segment, run.store, samples)
+    base = prepare(run.store, spec, samples, calendar=question.base, has_targets=False)
+    found, section = _asked(run, artifact, heads, question, base, (placebos, past_placebos), with_importance, seed)
+    section |= _segments(segment, segments, heads, units_of(heads, run.recipe), question, found)
+    if out is not None:
+        ids = run.store.users["user"].gather(pl.Series(samples.user))
+        write_table(per_user(heads, question.names, found, ids, segments), out)
+        write_json(Path(out).with_suffix(".manifest.json"), manifest(run, artifact, as_of=str(to_date(day))))
+    if importance_out is not None:
+        write_table(pl.DataFrame(section["importance"], infer_schema_length=None), importance_out)
+    update_metrics(run.path, {"whatif": section})
+    return section
+
+
+def _asked(
+    run: Run,
+    artifact: Artifact,
+    heads: Heads,
+    question: Question,
+    base: Inputs,
+    n_placebos: tuple[int, int],
+    with_importance: bool,
+    seed: int,
+) -> tuple[list[Answer], dict[str, Any]]:
+    """Ask everything in one pass over the users; give the answers to the calendars asked about, and the section."""
+    names, day, units = question.names, question.cutoff, units_of(heads, run.recipe)
+    targets, calibration = [head.name for head in heads.window], artifact.calibration
+    changes = {name: changes_of(question.base, c, day) for name, c in zip(names[1:], question.calendars[1:])}
+    nulls = placebos_of.nothing(question.base, day, [c for some in changes.values() for c in some])
+    drawn = _drawn(question, changes, base, n_placebos[0], seed)
+    past = _past_drawn(question, changes, base, n_placebos[1], seed)
+    coming = coming_events(base, question.base, day, seed=seed) if with_importance else None
+    futures, place = _gathered(base, question, nulls, [*drawn, *past])
+    n_before = len(futures)
+    futures += [Future(inputs) for inputs in coming.inputs] if coming else []
+    found = answers(artifact.members, heads, futures, calibration)
+
+    def effect(draw: Draw) -> np.ndarray:
+        return found[place[id(draw.plus)]].total - found[place[id(draw.minus)]].total
+
+    def past_effect(draw: Draw) -> np.ndarray:
+        inputs = prepare(run.store, base.spec, base.samples, calendar=draw.plus, has_targets=False)
+        (answer,) = answers(artifact.members, heads, [Future(inputs)], calibration)
+        return answer.total - found[place[id(draw.minus)]].total
+
+    named = found[: len(names)]
+    errors = calibration.get("totals", {})
+    seen = [changed for name in changes for changed in _described(changes[name], name, question, run)]
+    section = {
+        "cutoff": str(to_date(day)),
+        "horizon": base.spec.horizon,
+        "calendars": list(names),
+        "n_users": len(base),
+        "level": LEVEL,
+        "n_members": len(artifact.members),
+        "total_level": next((error["coverage"] for error in errors.values()), None),
+        "n_cutoffs": next((error["n_cutoffs"] for error in errors.values()), None),
+        "rows": totals(heads, units, names, named, calibration),
+        "changes": seen,
+        "late": _late(question),
+        "arrivals": _arrivals(run, day, base.spec.horizon),
+        "daily": by_day(heads, names, named, day, run.recipe, calibration),
+        "null": _null(named[0], [found[place[id(calendar)]] for calendar in nulls]),
+        "placebo": placebos_of.summed(drawn, effect, targets, units)
+        + placebos_of.summed(past, past_effect, targets, units),
+        "importance": [],
+        "n_events_left_out": 0,
+    }
+    if coming:
+        rest = found[n_before:]
+        section["importance"] = importance(coming, named[0], rest, base.samples.user, targets, units)
+        section["n_events_left_out"] = coming.n_left_out
+    return named, section
+
+
+def _gathered(
+    base: Inputs, question: Question, nulls: Sequence[Calendar], drawn: list[Draw]
+) -> tuple[list[Future], dict[int, int]]:
+    """List every calendar to decode, each once, and the place of each by its identity; those asked about come first."""
+    users = base.store.users["user"].to_numpy()
+    futures: list[Future] = []
+    place: dict[int, int] = {}
+    for calendar in question.calendars:
+        place.setdefault(id(calendar), len(futures))
+        futures.append(Future(base.with_calendar(calendar, users) if futures else base, has_detail=True))
+    others = [(calendar, True) for calendar in nulls]
+    others += [(calendar, False) for draw in drawn for calendar in (draw.plus, draw.minus)]
+    for calendar, is_null in others:
+        is_past = any(draw.kind == "past day" and calendar is draw.plus for draw in drawn)
+        if id(calendar) not in place and not is_past:
+            place[id(calendar)] = len(futures)
+            futures.append(Future(base.with_calendar(calendar, users), has_detail=is_null, is_forced=is_null))
+    return futures, place
+
+
+def _drawn(question: Question, changes: dict[str, list[Change]], base: Inputs, n: int, seed: int) -> list[Draw]:
+    ids = base.store.users["user"].to_numpy()[base.samples.user]
+    crowd = Crowd.of(ids, base.high - base.low)
+    found: list[Draw] = []
+    for name, calendar in zip(question.names[1:], question.calendars[1:]):
+        if changes[name]:
+            found += placebos_of.draws(
+                question.base, calendar, changes[name], name,
+                cutoff=question.cutoff, horizon=base.spec.horizon, crowd=crowd, n=n, seed=seed,
+            )  # fmt: skip
+    return found
+
+
+def _past_drawn(question: Question, changes: dict[str, list[Change]], base: Inputs, n: int, seed: int) -> list[Draw]:
+    history = base.spec.tokens.history
+    return [
+        draw
+        for name, some in changes.items()
+        if some
+        for draw in placebos_of.past_draws(
+            question.base, some, name, cutoff=question.cutoff, history=history, n=n, seed=seed
+        )
+    ]
+
+
+def _described(changes: list[Change], name: str, question: Question, run: Run) -> list[dict[str, Any]]:
+    return described(changes, name, question.base, question.cutoff, run.store.first_day)
+
+
+def _late(question: Question) -> list[dict[str, str]]:
+    return [
+        {"calendar": name, "event": event}
+        for name, calendar in zip(question.names[1:], question.calendars[1:])
+        for event in late_events(question.base, calendar, question.cutoff)
+    ]
+
+
+def _null(base: Answer, found: list[Answer]) -> list[dict[str, Any]]:
+    """Give the largest change of any answer, of users and of days, under calendars that change nothing."""
+    tests = zip(placebos_of.NOTHING, found)
+    moved = [(test, [np.abs(a.mean - base.mean), np.abs(a.members - base.members), np.abs(a.day - base.day)])
+             for test, a in tests]  # fmt: skip
+    return [{"test": test, "largest": max(float(gap.max(initial=0)) for gap in gaps)} for test, gaps in moved]
+
+
+def _arrivals(run: Run, day: int, n_days: int) -> dict[str, int]:
+    """Count the users first seen in the last `n_days`: as many may come, and no total holds them."""
+    first = run.store.users["first_day"].cast(pl.Int32).to_numpy()
+    return {"n_users": int(((first > day - n_days) & (first <= day)).sum()), "n_days": n_days}
+
+
+def _segments(
+    given: str | Path | pl.DataFrame | None,
+    segments: np.ndarray | None,
+    heads: Heads,
+    units: list[str],
+    question: Question,
+    found: list[Answer],
+) -> dict[str, Any]:
+    if segments is None or given is None:
+        return {"segments": [], "segment_by": None}
+    name = "segment" if isinstance(given, pl.DataFrame) else Path(given).stem
+    return {"segments": by_segment(heads, units, question.names, found, segments), "segment_by": name}

@@ -1,0 +1,146 @@
+"""The past encoded once, and every calendar decoded from it, for the users to whom it makes a difference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from habitus.core.progress import track
+from habitus.models.lumos import Cache, Lumos, LumosOutput
+from habitus.tasks.forecast import BATCH, Heads, read_means
+from habitus.tokens.loader import DayLoader, Inputs, future_events
+
+
+@dataclass(frozen=True)
+class Future:
+    """The same samples under one calendar.
+
+    With `has_detail` the answer holds days and members too. With `is_forced` every user is decoded, also those for whom
+    the calendar says what the first one says: the way to test that nothing changes where nothing should.
+    """
+
+    inputs: Inputs
+    has_detail: bool = False
+    is_forced: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says under one calendar, in original units, probabilities calibrated.
+
+    Attributes
+    ----------
+    mean
+        float64 [n, K], members averaged.
+    members
+        float64 [M, n, K], each member alone; M = 0 without detail.
+    day
+        float64 [F, K_day], sums over users of each future day; empty without detail.
+    is_changed
+        bool [n]: the calendar tells this user's coming days otherwise than the first calendar does.
+    """
+
+    mean: np.ndarray
+    members: np.ndarray
+    day: np.ndarray
+    is_changed: np.ndarray
+
+    @property
+    def total(self) -> np.ndarray:
+        """float64 [K]: sums over users."""
+        return self.mean.sum(axis=0)
+
+
+@torch.no_grad()
+def answers(
+    members: Sequence[Lumos], heads: Heads, futures: Sequence[Future], calibration: Mapping[str, Any] | None = None
+) -> list[Answer]:
+    """Answer under every calendar; all hold the same samples and agree up to the cut-off.
+
+    Each batch is encoded once per member, with the first calendar. A further calendar decodes only the users whose
+    coming days it changes; all others keep the first answer, bit for bit.
+    """
+    base = futures[0].inputs
+    found = [_blank(len(base), heads, base.spec.horizon, len(members), future) for future in futures]
+    loader = DayLoader(base, batch_size=BATCH)
+    for batch in track(loader, "what if", len(loader)):
+        rows = batch.sample.numpy()
+        caches = [member.encode(batch) for member in members]
+        first = _Said.of(_decoded(members, caches, batch.known_future), heads, calibration)
+        _keep(found[0], rows, first, np.zeros(len(rows), bool))
+        for future, answer in zip(futures[1:], found[1:]):
+            known = future_events(future.inputs, rows)
+            is_changed = (known != batch.known_future).flatten(1).any(dim=1)
+            chosen = torch.ones_like(is_changed) if future.is_forced else is_changed
+            said = first
+            if chosen.any():
+                outputs = _decoded_some(members, caches, known, chosen)
+                said = first.changed(_Said.of(outputs, heads, calibration), chosen.numpy())
+            _keep(answer, rows, said, is_changed.numpy())
+    return found
+
+
+@dataclass(frozen=True)
+class _Said:
+    """Answers for one batch: mean b K, members M b K, day b F K_day."""
+
+    mean: np.ndarray
+    members: np.ndarray
+    day: np.ndarray
+
+    @classmethod
+    def of(cls, outputs: list[LumosOutput], heads: Heads, calibration: Mapping[str, Any] | None) -> _Said:
+        mean, day = read_means(outputs, heads, calibration)
+        return cls(mean, np.stack([read_means([one], heads, calibration)[0] for one in outputs]), day)
+
+    def changed(self, other: _Said, chosen: np.ndarray) -> _Said:
+        """Take the chosen users from `other`, which holds them alone."""
+        mean, members, day = self.mean.copy(), self.members.copy(), self.day.copy()
+        mean[chosen], members[:, chosen], day[chosen] = other.mean, other.members, other.day
+        return _Said(mean, members, day)
+
+
+def _decoded(members: Sequence[Lumos], caches: list[Cache], known: Tensor) -> list[LumosOutput]:
+    return [member.decode(cache, known) for member, cache in zip(members, caches)]
+
+
+def _decoded_some(members: Sequence[Lumos], caches: list[Cache], known: Tensor, chosen: Tensor) -> list[LumosOutput]:
+    """Decode the chosen users of a batch alone."""
+    if chosen.all():
+        return _decoded(members, caches, known)
+    return _decoded(members, [_taken(cache, chosen) for cache in caches], known[chosen])
+
+
+def _taken(cache: Cache, chosen: Tensor) -> Cache:
+    """Give the encoded past of some users; every tensor of a cache has the users first."""
+
+    def take(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(take(part) for part in value)
+        return value[chosen] if isinstance(value, Tensor) else value
+
+    return replace(cache, **{field.name: take(getattr(cache, field.name)) for field in fields(cache)})
+
+
+def _blank(n: int, heads: Heads, horizon: int, n_members: int, future: Future) -> Answer:
+    n_kept, n_day = (n_members, len(heads.day)) if future.has_detail else (0, 0)
+    return Answer(
+        mean=np.zeros((n, len(heads.window))),
+        members=np.zeros((n_kept, n, len(heads.window))),
+        day=np.zeros((horizon, n_day)),
+        is_changed=np.zeros(n, bool),
+    )
+
+
+def _keep(answer: Answer, rows: np.ndarray, said: _Said, is_changed: np.ndarray) -> None:
+    """Write a batch into its place, and add up its days."""
+    answer.mean[rows], answer.is_changed[rows] = said.mean, is_changed
+    if len(answer.members):
+        answer.members[:, rows] = said.members
+    if answer.day.size:
+        answer.day[:] += said.day.sum(axis=0)
