@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 _MAX_SIGMA = 3.0  # of ln y: above it, exp(sigma^2 / 2) lets one row own the total
+_MAX_SPREAD = 1.5  # sigma over the spread of all amounts: a row known to be less certain than that is a row not known
 _FLOOR = 1e-3
 _MAX_LOG = 80.0  # exp of more than 88 is no longer a float32
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -34,6 +35,7 @@ class HeadKind:
     probability: Callable[[Head, Tensor], Tensor]
     quantile: Callable[[Head, Tensor, Tensor], Tensor]  # levels: one axis; gives one more axis at the end
     fit: Callable[[Head, np.ndarray], Head]
+    amount: Callable[[Head, Tensor, Tensor], Tensor] | None = None  # the same given y > 0; levels of each row: [..., L]
 
 
 def safe_log(y: Tensor) -> Tensor:
@@ -50,11 +52,19 @@ def _inverse_softplus(x: float) -> float:
     return x + math.log(-math.expm1(-x))
 
 
-def _mixture(head: Head, z: Tensor, levels: Tensor, amount: Callable[[Tensor], Tensor]) -> Tensor:
-    """Q(t) = 0 if t <= 1 - p else Q+((t - 1 + p) / p)."""
-    p = torch.sigmoid(z[..., :1])
+def mixture(p: Tensor, levels: Tensor, amount: Callable[[Tensor], Tensor]) -> Tensor:
+    """Q(t) = 0 if t <= 1 - p else Q+((t - 1 + p) / p); `p` [..., 1], and `amount` maps levels [..., L] to values."""
     inner = (levels - 1 + p) / p.clamp_min(torch.finfo(p.dtype).tiny)
     return torch.where(inner > 0, amount(inner.clamp(1e-6, 1 - 1e-6)), 0.0)
+
+
+def _mixed(amount: Callable[[Head, Tensor, Tensor], Tensor]) -> Callable[[Head, Tensor, Tensor], Tensor]:
+    """Make the quantile of zero-or-amount from that of the amount; the first output is the logit of y > 0."""
+
+    def quantile(head: Head, z: Tensor, levels: Tensor) -> Tensor:
+        return mixture(torch.sigmoid(z[..., :1]), levels, lambda inner: amount(head, z, inner))
+
+    return quantile
 
 
 def _positive_logit(head: Head, z: Tensor) -> Tensor:
@@ -143,7 +153,7 @@ def _count_fit(head: Head, y: np.ndarray) -> Head:
 def _ziln_parts(head: Head, z: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of ln y."""
     sigma = head.scale * (F.softplus(z[..., 2]) + _FLOOR)
-    return head.location + head.scale * z[..., 1], sigma.clamp(max=_MAX_SIGMA)
+    return head.location + head.scale * z[..., 1], sigma.clamp(max=min(_MAX_SIGMA, _MAX_SPREAD * head.scale))
 
 
 def _ziln_loss(head: Head, z: Tensor, y: Tensor) -> Tensor:
@@ -158,9 +168,9 @@ def _ziln_expected(head: Head, z: Tensor) -> Tensor:
     return torch.sigmoid(z[..., 0]) * (mu + 0.5 * sigma.square()).clamp(max=_MAX_LOG).exp()
 
 
-def _ziln_quantile(head: Head, z: Tensor, levels: Tensor) -> Tensor:
+def _ziln_amount(head: Head, z: Tensor, levels: Tensor) -> Tensor:
     mu, sigma = (part[..., None] for part in _ziln_parts(head, z))
-    return _mixture(head, z, levels, lambda u: (mu + sigma * torch.special.ndtri(u)).clamp(max=_MAX_LOG).exp())
+    return (mu + sigma * torch.special.ndtri(levels)).clamp(max=_MAX_LOG).exp()
 
 
 def _ziln_fit(head: Head, y: np.ndarray) -> Head:
@@ -188,16 +198,12 @@ def _hurdle_expected(head: Head, z: Tensor) -> Tensor:
     return torch.sigmoid(z[..., 0]) * _hurdle_parts(head, z)[0].exp()
 
 
-def _hurdle_quantile(head: Head, z: Tensor, levels: Tensor) -> Tensor:
+def _hurdle_amount(head: Head, z: Tensor, levels: Tensor) -> Tensor:
     from scipy.special import gammaincinv
 
     log_mean, k = (part[..., None] for part in _hurdle_parts(head, z))
-
-    def amount(u: Tensor) -> Tensor:
-        unit = gammaincinv(k.double().cpu().numpy(), u.double().cpu().numpy())
-        return torch.as_tensor(unit, dtype=z.dtype, device=z.device) / k * log_mean.exp()
-
-    return _mixture(head, z, levels, amount)
+    unit = gammaincinv(k.double().cpu().numpy(), levels.double().cpu().numpy())
+    return torch.as_tensor(unit, dtype=z.dtype, device=z.device) / k * log_mean.exp()
 
 
 def _hurdle_fit(head: Head, y: np.ndarray) -> Head:
@@ -238,18 +244,14 @@ def _quantile_expected(head: Head, z: Tensor) -> Tensor:
     return torch.sigmoid(z[..., 0]) * torch.trapezoid(amounts, levels, dim=-1)
 
 
-def _quantile_quantile(head: Head, z: Tensor, levels: Tensor) -> Tensor:
+def _quantile_amount(head: Head, z: Tensor, levels: Tensor) -> Tensor:
     known = torch.tensor(LEVELS, dtype=z.dtype, device=z.device)
     scaled = _quantile_values(head, z)
-
-    def amount(u: Tensor) -> Tensor:
-        u = u.clamp(LEVELS[0], LEVELS[-1])
-        right = torch.searchsorted(known, u.contiguous()).clamp(1, len(LEVELS) - 1)
-        share = (u - known[right - 1]) / (known[right] - known[right - 1])
-        low, high = scaled.gather(-1, right - 1), scaled.gather(-1, right)
-        return (head.location + head.scale * torch.lerp(low, high, share)).clamp(0.0, _MAX_LOG).expm1()
-
-    return _mixture(head, z, levels, amount)
+    u = levels.clamp(LEVELS[0], LEVELS[-1]).expand(*scaled.shape[:-1], levels.shape[-1])
+    right = torch.searchsorted(known, u.contiguous()).clamp(1, len(LEVELS) - 1)
+    share = (u - known[right - 1]) / (known[right] - known[right - 1])
+    low, high = scaled.gather(-1, right - 1), scaled.gather(-1, right)
+    return (head.location + head.scale * torch.lerp(low, high, share)).clamp(0.0, _MAX_LOG).expm1()
 
 
 def _quantile_fit(head: Head, y: np.ndarray) -> Head:
@@ -350,15 +352,32 @@ KINDS: dict[str, HeadKind] = {
         fit=_days_fit,
     ),
     "count": HeadKind(lambda head: 2, _count_loss, _count_expected, _count_probability, _count_quantile, _count_fit),
-    "ziln": HeadKind(lambda head: 3, _ziln_loss, _ziln_expected, _positive_logit, _ziln_quantile, _ziln_fit),
-    "hurdle": HeadKind(lambda head: 3, _hurdle_loss, _hurdle_expected, _positive_logit, _hurdle_quantile, _hurdle_fit),
+    "ziln": HeadKind(
+        n_outputs=lambda head: 3,
+        loss=_ziln_loss,
+        expected=_ziln_expected,
+        probability=_positive_logit,
+        quantile=_mixed(_ziln_amount),
+        fit=_ziln_fit,
+        amount=_ziln_amount,
+    ),
+    "hurdle": HeadKind(
+        n_outputs=lambda head: 3,
+        loss=_hurdle_loss,
+        expected=_hurdle_expected,
+        probability=_positive_logit,
+        quantile=_mixed(_hurdle_amount),
+        fit=_hurdle_fit,
+        amount=_hurdle_amount,
+    ),
     "quantile": HeadKind(
         n_outputs=lambda head: 1 + len(LEVELS),
         loss=_quantile_loss,
         expected=_quantile_expected,
         probability=_positive_logit,
-        quantile=_quantile_quantile,
+        quantile=_mixed(_quantile_amount),
         fit=_quantile_fit,
+        amount=_quantile_amount,
     ),
     "masked_mse": HeadKind(
         n_outputs=lambda head: 1,

@@ -145,6 +145,27 @@ def quantile(head: Head, raw: Tensor, q: float | Sequence[float]) -> Tensor:
     return values if levels.ndim else values[..., 0]
 
 
+def has_amount(head: Head) -> bool:
+    """Tell whether a head says apart how likely there is an amount and how large it is: ziln, hurdle, quantile."""
+    return KINDS[head.kind].amount is not None
+
+
+def amount_quantile(head: Head, raw: Tensor, levels: Tensor) -> Tensor:
+    """Quantiles of the amount given that there is one, original units: [..., L] at levels [..., L] of each row's own.
+
+    No gradient. Errors: `TargetError` for a head that does not say (see `has_amount`).
+
+    >>> head = Head("ziln", "spend", 28)
+    >>> amount_quantile(head, torch.zeros(1, 3), torch.tensor([0.5]))
+    tensor([[1.]])
+    """
+    amount = KINDS[head.kind].amount
+    if amount is None:
+        raise TargetError("a ziln, hurdle or quantile head", repr(head.kind), where=f"target {head.name}")
+    with torch.no_grad():
+        return amount(head, _outputs(head, raw), levels.to(raw.dtype))
+
+
 def is_usable(head: Head, y: Tensor, is_observed: Tensor) -> Tensor:
     """Rows that carry a loss: observed, and for `masked_mse` with an amount."""
     return is_observed & (y != 0) if head.kind == "masked_mse" else is_observed

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from habitus.core.progress import track
 from habitus.data.cutoffs import Samples
 from habitus.metrics.calibration import calibrate, calibrator_from_json, calibrator_to_json, fit_platt
-from habitus.models.heads import Head, expected, n_outputs, quantile
+from habitus.models.head_kinds import mixture
+from habitus.models.heads import Head, amount_quantile, expected, has_amount, n_outputs, probability, quantile
 from habitus.models.lumos import Lumos, LumosOutput
 from habitus.tokens.loader import DayLoader, Inputs, future_events
 
@@ -22,6 +24,7 @@ LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 MEDIAN = LEVELS.index(0.5)
 BATCH = 1024
 COVERAGE = 0.8  # of the intervals of totals
+MIN_AMOUNTS = 100  # fewer amounts on validation say nothing about the tails of their distribution
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,18 @@ class Forecast:
         float64 [n, K, 7] at `LEVELS`; NaN for binary targets.
     day_mean
         float64 [n, F, K_day]: the same as `mean`, for each future day of each day target.
+    zero
+        float64 [n, K]: the probability that there is no amount; NaN for heads that do not say it apart.
+    amount
+        float64 [n, K, 7]: quantiles of the amount given that there is one, at `LEVELS`; NaN for the same heads.
     """
 
     samples: Samples
     mean: np.ndarray
     quantile: np.ndarray
     day_mean: np.ndarray
+    zero: np.ndarray
+    amount: np.ndarray
 
     @property
     def median(self) -> np.ndarray:
@@ -98,11 +107,70 @@ def _joined(chunks: list[LumosOutput], order: Tensor) -> LumosOutput:
 def read_answers(
     outputs: list[LumosOutput], heads: Heads, inputs: Inputs, calibration: Mapping[str, Any] | None = None
 ) -> Forecast:
-    """Turn raw outputs, one per member, into one forecast."""
+    """Turn raw outputs, one per member, into one forecast.
+
+    A head that says amounts apart is mixed last: log-odds of there being one, and quantiles of the amount, are averaged
+    over members, and the recalibrated levels are asked for.
+    """
     mean, day_mean = read_means(outputs, heads, calibration)
     if not heads.day:
-        day_mean = np.zeros((len(inputs), inputs.spec.horizon, 0))
-    return Forecast(inputs.samples, mean, _quantiles(heads.window, [output.window for output in outputs]), day_mean)
+        day_mean = np.zeros((len(mean), inputs.spec.horizon, 0))
+    n, k = mean.shape
+    found = Forecast(
+        inputs.samples,
+        mean,
+        np.full((n, k, len(LEVELS)), np.nan),
+        day_mean,
+        np.full((n, k), np.nan),
+        np.full((n, k, len(LEVELS)), np.nan),
+    )
+    asked = (calibration or {}).get("amounts", {})
+    for j, (head, *parts) in enumerate(zip(heads.window, *(_split(heads.window, o.window) for o in outputs))):
+        if has_amount(head):
+            mixed = mix_amounts(head, parts, asked.get(head.name, LEVELS))
+            found.quantile[:, j], found.zero[:, j], found.amount[:, j] = mixed
+        elif head.kind != "binary":
+            found.quantile[:, j] = np.mean([quantile(head, raw, LEVELS).double().numpy() for raw in parts], axis=0)
+    return found
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """Which level to ask a head for, so that the answer is the quantile wanted: known at `LEVELS`, a line between.
+
+    Levels are compared as normal deviates: a straight line there is a shift and a stretch of a normal distribution.
+    """
+
+    asked: np.ndarray
+
+    def __call__(self, wanted: Tensor) -> Tensor:
+        at, to = ndtri(np.array(LEVELS)), ndtri(self.asked)
+        deviate = ndtri(wanted.double().numpy())
+        inside = np.interp(deviate, at, to)
+        beyond = np.where(deviate < at[0], deviate - at[0], np.maximum(deviate - at[-1], 0.0))
+        return torch.from_numpy(np.clip(ndtr(inside + beyond), 1e-6, 1 - 1e-6))
+
+
+def mix_amounts(
+    head: Head, parts: Sequence[Tensor], asked: Sequence[float] = LEVELS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give quantiles of zero-or-amount [n, 7], the probability of zero [n], and quantiles of the amount [n, 7].
+
+    `parts` are raw outputs of an amount head, one per member; `asked` the recalibrated levels that stand for `LEVELS`.
+    """
+    levels = _Levels(np.array(asked))
+
+    def amount(wanted: Tensor) -> Tensor:
+        recalibrated = levels(wanted)
+        return torch.stack([amount_quantile(head, raw, recalibrated).double() for raw in parts]).mean(dim=0)
+
+    p = _mean_log_odds([probability(head, raw).double() for raw in parts])[:, None]
+    wanted = torch.tensor(LEVELS, dtype=torch.float64).expand(len(p), -1)
+    return mixture(p, wanted, amount).numpy(), 1 - p[:, 0].numpy(), amount(wanted).numpy()
+
+
+def _mean_log_odds(probabilities: Sequence[Tensor]) -> Tensor:
+    return torch.sigmoid(torch.logit(torch.stack(list(probabilities)), eps=1e-9).mean(dim=0))
 
 
 def read_means(
@@ -122,21 +190,13 @@ def read_means(
     return mean, day_mean
 
 
-def _quantiles(heads: tuple[Head, ...], raw: list[Tensor]) -> np.ndarray:
-    quantiles = np.full((raw[0].shape[0], len(heads), len(LEVELS)), np.nan)
-    for k, (head, *parts) in enumerate(zip(heads, *(_split(heads, r) for r in raw))):
-        if head.kind != "binary":
-            quantiles[:, k] = np.mean([quantile(head, part, LEVELS).double().numpy() for part in parts], axis=0)
-    return quantiles
-
-
 def _means(heads: tuple[Head, ...], raw: list[Tensor]) -> np.ndarray:
     """Average the members: [..., K]."""
     columns = []
     for head, *parts in zip(heads, *(_split(heads, r) for r in raw)):
         values = torch.stack([expected(head, part).double() for part in parts])
         if head.kind == "binary":
-            columns.append(torch.sigmoid(torch.logit(values, eps=1e-9).mean(dim=0)))
+            columns.append(_mean_log_odds(list(values)))
         else:
             columns.append(values.mean(dim=0))
     return torch.stack(columns, dim=-1).numpy()
@@ -149,23 +209,43 @@ def _split(heads: tuple[Head, ...], raw: Tensor) -> tuple[Tensor, ...]:
 def fit_calibration(answer: Forecast, heads: Heads, inputs: Inputs) -> dict[str, Any]:
     """Fit, on validation, what turns raw answers into calibrated ones; plain JSON, stored in the artifact.
 
-    `targets`: slope and shift of the log-odds of each binary target. `totals` and `daily`: the relative errors of
-    totals over users, of the window and by day, for intervals. A target with one class only is left as it is.
+    `targets`: slope and shift of the log-odds of each binary target. `amounts`: the levels to ask an amount head for,
+    so that a tenth of the amounts seen lies below the quantile .1, and so on. `totals` and `daily`: relative errors of
+    totals over users, of the window and by day, for intervals. A target with one class only, or with fewer than 100
+    amounts, is left as it is. `answer` is not calibrated yet.
+
+    Source of the recalibrated levels: Kuleshov, Fenner and Ermon, arXiv 1807.00263.
     """
     assert inputs.measured is not None, "calibration needs targets"
-    found: dict[str, Any] = {"targets": {}, "totals": {}, "daily": {}}
+    found: dict[str, Any] = {"targets": {}, "amounts": {}, "totals": {}, "daily": {}}
     for k, head in enumerate(heads.window):
         y, value = inputs.measured.value[:, k], answer.mean[:, k]
         if head.kind == "binary" and 0 < y.mean() < 1:
             calibrator = fit_platt(y, value)
             found["targets"][head.name] = calibrator_to_json(calibrator)
             value = calibrate(calibrator, value)
+        if has_amount(head) and (y > 0).sum() >= MIN_AMOUNTS:
+            found["amounts"][head.name] = _asked_levels(answer.amount[:, k][y > 0], y[y > 0])
         found["totals"][head.name] = _total_error(value, y, answer.samples.cutoff)
     if inputs.day_measured is not None:
         for k, head in enumerate(heads.day):
             errors = _relative_errors(answer, inputs.day_measured.value[..., k], k)
             found["daily"][head.name] = _conformal(errors)
     return found
+
+
+def _asked_levels(amount: np.ndarray, y: np.ndarray) -> list[float]:
+    """Give the forecast levels below which the shares `LEVELS` of the amounts y [n] lie, given quantiles [n, 7].
+
+    Between its seven quantiles, and beyond them, each forecast is taken as a log-normal law through two of them.
+    """
+    knots, value = np.log(np.maximum(amount, 1e-9)), np.log(y)
+    right = np.clip((knots < value[:, None]).sum(axis=1), 1, len(LEVELS) - 1)
+    rows, deviates = np.arange(len(y)), ndtri(np.array(LEVELS))
+    low, high = knots[rows, right - 1], knots[rows, right]
+    share = (value - low) / np.maximum(high - low, 1e-6)
+    reached = deviates[right - 1] + share * (deviates[right] - deviates[right - 1])
+    return ndtr(np.quantile(np.clip(reached, -3.0, 3.0), LEVELS)).tolist()
 
 
 def total_interval(total: float, error: Mapping[str, Any]) -> tuple[float, float]:

@@ -5,21 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from habitus.data.store import Store
 from habitus.data.targets import Measured, measure_days
 from habitus.metrics.bootstrap import Resamples, distribution, of_draws
 from habitus.metrics.classification import EPSILON
 from habitus.metrics.weights import Value, mean
-from habitus.models.heads import Head, n_outputs, probability, quantile
+from habitus.models.heads import has_amount
 from habitus.tasks.asked import Asked
 from habitus.tasks.forecast import LEVELS
 
 IS_LOSS = {"pinball": True, "day_log_loss": True, "coverage_80": False, "coverage_80_positive": False}
-WITH_ZERO = {"ziln", "hurdle", "quantile"}  # heads that say whether there is an amount, and how much
 _LOW, _HIGH = LEVELS.index(0.1), LEVELS.index(0.9)
-_CERTAIN = 40.0  # log-odds of "there is an amount" that leave no doubt
 
 
 def row_scores(answer: Asked, measured: Measured, day: dict[str, Measured]) -> dict[tuple[str, str], np.ndarray]:
@@ -37,8 +34,8 @@ def row_scores(answer: Asked, measured: Measured, day: dict[str, Measured]) -> d
             continue
         y, quantiles = measured.value[:, k], answer.whole.quantile[:, k]
         found[head.name, "pinball"] = _pinball(y, quantiles)
-        if head.kind in WITH_ZERO:
-            zero, amounts = _parts(answer, k)
+        if has_amount(head):
+            zero, amounts = answer.whole.zero[:, k], answer.whole.amount[:, k][:, [_LOW, _HIGH]]
             found[head.name, "coverage_80"] = _coverage(y, quantiles[:, [_LOW, _HIGH]], zero)
             is_inside = (y >= amounts[:, 0]) & (y <= amounts[:, 1])
             found[head.name, "coverage_80_positive"] = np.where(y > 0, is_inside, np.nan)
@@ -101,17 +98,3 @@ def _coverage(y: np.ndarray, bounds: np.ndarray, zero: np.ndarray) -> np.ndarray
     share = np.clip(np.minimum(zero, high) - low, 0, None) / np.maximum(zero, 1e-12)
     is_inside = (y >= bounds[:, 0]) & (y <= bounds[:, 1])
     return np.where(y > 0, is_inside, share)
-
-
-def _parts(answer: Asked, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """P(0) [n], and the quantiles .1 and .9 of the amount given that there is one [n, 2], members averaged."""
-    head = answer.heads.window[k]
-    outputs = [_own(answer.heads.window, k, output.window) for output in answer.raw]
-    zero = np.mean([1 - probability(head, raw).double().numpy() for raw in outputs], axis=0)
-    certain = [torch.cat([torch.full_like(raw[:, :1], _CERTAIN), raw[:, 1:]], dim=1) for raw in outputs]
-    levels = (LEVELS[_LOW], LEVELS[_HIGH])
-    return zero, np.mean([quantile(head, raw, levels).double().numpy() for raw in certain], axis=0)
-
-
-def _own(heads: tuple[Head, ...], k: int, raw: torch.Tensor) -> torch.Tensor:
-    return raw.split([n_outputs(head) for head in heads], dim=-1)[k]

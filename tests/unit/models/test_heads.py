@@ -12,9 +12,11 @@ from habitus.core.errors import ConfigError, TargetError
 from habitus.models.heads import (
     KINDS,
     Head,
+    amount_quantile,
     expected,
     fit_head,
     fit_ratio,
+    has_amount,
     is_usable,
     loss,
     n_outputs,
@@ -98,7 +100,7 @@ def test_ziln_is_a_mixture_of_zero_and_log_normal(options: dict[str, float]) -> 
     y = amounts()
     location, scale = options.get("location", 0.0), options.get("scale", 1.0)
     p, mu = sigmoid(raw[:, 0].numpy()), location + scale * raw[:, 1].numpy()
-    sigma = np.minimum(scale * (softplus(raw[:, 2].numpy()) + 1e-3), 3)
+    sigma = np.minimum(scale * (softplus(raw[:, 2].numpy()) + 1e-3), min(3, 1.5 * scale))
     density = stats.lognorm(sigma, scale=np.exp(mu))
     wanted = -np.where(y.numpy() > 0, np.log(p) + density.logpdf(y.clamp(min=1e-9).numpy()), np.log1p(-p))
     np.testing.assert_allclose(negative_log_likelihood(head, raw, y), wanted, rtol=1e-7)
@@ -145,7 +147,7 @@ def test_ziln_mean_and_quantiles_equal_monte_carlo() -> None:
 
 def test_a_wild_sigma_is_capped() -> None:
     raw = torch.tensor([[20.0, 0.0, 50.0]])
-    assert float(expected(head_of("ziln"), raw)) == pytest.approx(math.exp(4.5), rel=1e-4)
+    assert float(expected(head_of("ziln", scale=0.5), raw)) == pytest.approx(math.exp(0.75**2 / 2), rel=1e-4)
     assert float(expected(head_of("ziln", scale=10.0), raw)) == pytest.approx(math.exp(4.5), rel=1e-4)
 
 
@@ -184,6 +186,24 @@ def test_quantiles_never_cross_and_are_finite(kind: str, options: dict[str, floa
     assert found.shape == (300, len(LEVELS))
     assert bool(torch.isfinite(found).all())
     assert bool((found.diff(dim=-1) >= 0).all())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if has_amount(head_of(kind))])
+def test_the_amount_alone_is_what_the_mixture_is_made_of(kind: str) -> None:
+    head, raw = head_of(kind, **SCALED), raw_of(kind, 50)
+    p = probability(head, raw)
+    inner = (torch.tensor([0.9, 0.95], dtype=torch.float64) - 1 + p[:, None]) / p[:, None]
+    found = amount_quantile(head, raw, inner.clamp(1e-6, 1 - 1e-6))
+    assert bool((inner > 0).all(dim=1).any())
+    np.testing.assert_allclose(quantile(head, raw, [0.9, 0.95]), np.where(inner > 0, found, 0.0), rtol=1e-6)
+    alone = amount_quantile(head, raw, torch.tensor([0.2, 0.5, 0.8]))  # the same levels for every row
+    assert alone.shape == (50, 3)
+    assert bool((alone.diff(dim=-1) > 0).all())
+
+
+def test_other_heads_have_no_amount_of_their_own() -> None:
+    with pytest.raises(TargetError, match="ziln, hurdle or quantile"):
+        amount_quantile(head_of("days"), raw_of("days"), torch.tensor([0.5]))
 
 
 @pytest.mark.parametrize("kind", KINDS)

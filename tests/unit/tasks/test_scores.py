@@ -11,9 +11,9 @@ import torch
 
 from habitus.data.targets import Measured
 from habitus.metrics.bootstrap import resamples
-from habitus.models.heads import Head, quantile
+from habitus.models.heads import Head
 from habitus.tasks.asked import Asked
-from habitus.tasks.forecast import LEVELS
+from habitus.tasks.forecast import mix_amounts
 from habitus.tasks.scores import row_scores, scored_beside
 
 HEAD = Head("ziln", "spend", 28, location=2.0, scale=0.8)
@@ -22,10 +22,10 @@ HEAD = Head("ziln", "spend", 28, location=2.0, scale=0.8)
 def _answer(raw: torch.Tensor, day_mean: np.ndarray | None = None) -> Asked:
     """An answer with one amount head, and a day head where `day_mean` [n, F] is given."""
     days = np.zeros((len(raw), 7, 0)) if day_mean is None else day_mean[..., None]
-    quantiles = quantile(HEAD, raw, LEVELS).double().numpy()[:, None]
-    whole = SimpleNamespace(quantile=quantiles, day_mean=days)
+    quantiles, zero, amount = mix_amounts(HEAD, [raw])
+    whole = SimpleNamespace(quantile=quantiles[:, None], zero=zero[:, None], amount=amount[:, None], day_mean=days)
     heads = SimpleNamespace(window=(HEAD,), day=() if day_mean is None else (Head("binary", "buy", 1),))
-    made: Any = SimpleNamespace(heads=heads, whole=whole, raw=[SimpleNamespace(window=raw)])
+    made: Any = SimpleNamespace(heads=heads, whole=whole)
     return cast(Asked, made)
 
 
