@@ -27,6 +27,7 @@ PUBLIC = {
     "predict",
     "whatif",
     "embed",
+    "generate",
     "report",
     # models and runs
     "Recipe",

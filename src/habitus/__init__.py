@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the same names as in _HOMES
     from habitus.models.lumos import Lumos, LumosConfig
     from habitus.tasks.embed import embed
     from habitus.tasks.evaluate import evaluate
+    from habitus.tasks.generate import generate
     from habitus.tasks.ingest import append, ingest
     from habitus.tasks.predict import predict
     from habitus.tasks.recipe import Recipe
@@ -51,6 +52,7 @@ _HOMES = {
     "append": "habitus.tasks.ingest",
     "embed": "habitus.tasks.embed",
     "evaluate": "habitus.tasks.evaluate",
+    "generate": "habitus.tasks.generate",
     "ingest": "habitus.tasks.ingest",
     "predict": "habitus.tasks.predict",
     "report": "habitus.tasks.report",
@@ -74,6 +76,7 @@ __all__ = [
     "append",
     "embed",
     "evaluate",
+    "generate",
     "ingest",
     "predict",
     "report",

@@ -12,6 +12,7 @@ from habitus.cli.append import append
 from habitus.cli.embed import embed
 from habitus.cli.evaluate import evaluate
 from habitus.cli.failures import guarded
+from habitus.cli.generate import generate
 from habitus.cli.ingest import ingest
 from habitus.cli.predict import predict
 from habitus.cli.report import report
@@ -19,7 +20,7 @@ from habitus.cli.simulate import simulate
 from habitus.cli.train import train
 from habitus.cli.whatif import whatif
 
-VERBS = (ingest, append, train, evaluate, predict, whatif, embed, report, simulate)
+VERBS = (ingest, append, train, evaluate, predict, whatif, embed, generate, report, simulate)
 
 app = typer.Typer(
     name="habitus",
@@ -48,7 +49,7 @@ def main(
     """What will each user do next, and how would a known coming event change it?
 
     A log becomes a store (ingest), a store and a recipe become a run (train), and a run answers: evaluate, predict,
-    whatif, embed, report.
+    whatif, embed, generate, report.
     """
     # before torch loads: on busy cores, threads that spin while they wait make a training step three times as slow
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
