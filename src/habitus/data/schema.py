@@ -45,11 +45,16 @@ class Part(Config):
 
 
 class Amount(Part):
-    """A number of an event, with its unit; rows outside `min` .. `max` are rejected, missing values are kept as NaN."""
+    """A number of an event, with its unit; rows outside `min` .. `max` are rejected, missing values are kept as NaN.
+
+    With `is_outcome` it is known only some time after the event, as the mark of a piece of work is: targets may sum it,
+    and no input ever holds it.
+    """
 
     unit: str = ""
     min: float | None = None
     max: float | None = None
+    is_outcome: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -61,9 +66,13 @@ class Amount(Part):
 
 
 class Attribute(Part):
-    """A column of the profile or of the item table, with its kind."""
+    """A column of the profile or of the item table, with its kind.
 
-    kind: Literal["category", "number", "date", "registered", "text"] = "category"
+    A `label` of the profile groups users, such as the course they take: cut-offs and intervals may ask for it, and no
+    input ever holds it.
+    """
+
+    kind: Literal["category", "number", "date", "registered", "text", "label"] = "category"
 
 
 def _plain_names(value: dict[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,13 @@ class Store:
 
     @property
     def amounts(self) -> tuple[str, ...]:
-        return tuple(self.schema.events.amounts)
+        """Amounts that inputs may hold."""
+        return tuple(name for name, amount in self.schema.events.amounts.items() if not amount.is_outcome)
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Amounts that are known only some time after their event: for targets alone."""
+        return tuple(name for name, amount in self.schema.events.amounts.items() if amount.is_outcome)
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -140,8 +146,18 @@ class Store:
 
     @cached_property
     def profiles(self) -> pl.DataFrame | None:
-        """One row per user index, nulls where nothing is known; None without a `[profile]`."""
-        return self._table("profiles") if "profiles" in self.manifest["tables"] else None
+        """One row per user index, nulls where nothing is known; None without a `[profile]`. Labels are not in it."""
+        return self._table("profiles").drop(self._labels) if "profiles" in self.manifest["tables"] else None
+
+    @cached_property
+    def labels(self) -> pl.DataFrame:
+        """One row per user index: user and the labels of the profile, which group users and never reach an input."""
+        return self._table("profiles").select("user", *self._labels) if self._labels else self.users.select("user")
+
+    @property
+    def _labels(self) -> list[str]:
+        profile = self.schema.profile
+        return [] if profile is None else [name for name, part in profile.columns.items() if part.kind == "label"]
 
     @cached_property
     def item_table(self) -> pl.DataFrame | None:
@@ -187,7 +203,7 @@ class Store:
             columns["type"],
             columns.get("item"),
             columns.get("session"),
-            {name: columns[name] for name in self.amounts},
+            {name: columns[name] for name in self.schema.events.amounts},
             {name: columns[name] for name in self.categories},
             {name: text.column(name) for name in text.column_names} if text is not None else {},
         )

@@ -199,9 +199,10 @@ def _type_codes(target: Target, store: Store) -> np.ndarray:
 
 def _amount(target: Target, shard: Shard, store: Store) -> np.ndarray:
     if target.amount is None or target.amount not in shard.amounts:
-        meant = nearest(str(target.amount), store.amounts)
+        amounts = (*store.amounts, *store.outcomes)
+        meant = nearest(str(target.amount), amounts)
         hint = f"did you mean {meant!r}?" if meant else "declare it under events.amounts"
-        known = ", ".join(store.amounts) or "none declared"
+        known = ", ".join(amounts) or "none declared"
         raise TargetError(f"an amount out of: {known}", repr(target.amount), where=str(target), fix=hint)
     return shard.amounts[target.amount]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from habitus.core.progress import track
 from habitus.data.calendar import to_date
-from habitus.data.cutoffs import Samples, samples_of
+from habitus.data.cutoffs import Samples, groups_of, samples_of
 from habitus.data.targets import Measured, measure, measure_days
 from habitus.metrics import calibration, classification, regression
 from habitus.metrics.bootstrap import Resamples, distribution, of_draws, resamples
@@ -87,7 +87,8 @@ def evaluate(
     rows.append(_model_row(MODEL, "model", whole))
     rows += _blends(rows, recipe)
     rows += [_other_row(label, recipe, other, answers[label]) for label, other in others.items()]
-    drawn = resamples(samples.user, recipe.gate.n_resamples, seed=recipe.gate.seed)
+    groups = groups_of(run.store, samples.user, recipe.gate.group)
+    drawn = resamples(groups, recipe.gate.n_resamples, seed=recipe.gate.seed)
     scored = _scored(rows, recipe, measured, drawn)
     beside = {MODEL: answer} | answers
     fine, fine_differences = scored_beside(MODEL, {k: _fine(run, a) for k, a in beside.items()}, drawn)

@@ -11,7 +11,8 @@ import numpy as np
 
 from habitus.core.atomic import new_file
 from habitus.core.progress import bar
-from habitus.data.cutoffs import Part, Samples, samples_of
+from habitus.core.seeds import generator
+from habitus.data.cutoffs import Part, Samples, days_of, samples_of
 from habitus.data.targets import measure
 from habitus.models import base_rate, boosted_trees, recency_frequency
 from habitus.models.boosted_trees import Binned, Labels, TreeConfig
@@ -80,14 +81,22 @@ def gate_rows(run: Run, samples: Samples) -> list[GateRow]:
 def _tables(run: Run, test: Samples) -> _Tables:
     store, cutoffs = run.store, run.recipe.cutoffs
     parts: dict[Part, Samples] = {part: samples_of(store, cutoffs, part) for part in ("train", "gap", "valid")}
+    parts["train"] = _thinned(parts["train"], run.recipe.gate.max_rows, run.recipe.gate.seed)
     parts["test"] = test
     calendar = store.calendar
-    spec = aggregate_spec(store, until=int(cutoffs.days("train")[-1]), calendar=calendar)
+    spec = aggregate_spec(store, until=int(days_of(store, cutoffs, "train")[-1]), calendar=calendar)
     options = {"horizon": cutoffs.horizon, "calendar": calendar, "spec": spec}
     return _Tables(
         {part: aggregates(store, found, **options) for part, found in parts.items()},
         {p: measure(run.recipe.window_targets, store, s).value for p, s in parts.items() if p != "test"},
     )
+
+
+def _thinned(samples: Samples, n: int | None, seed: int) -> Samples:
+    """Draw n of the samples, in their order; None keeps all."""
+    if n is None or len(samples) <= n:
+        return samples
+    return samples.take(np.sort(generator(seed, "gate rows").permutation(len(samples))[:n]))
 
 
 def _fit_row(name: str, run: Run, tables: _Tables, advance: Callable[[float], None]) -> GateRow:
@@ -147,6 +156,8 @@ def _key(run: Run) -> str:
     """Name what a gate row depends on: the recipe's protocol, how hard the trees try, and the log."""
     recipe = run.recipe
     parts = (recipe.cutoffs, recipe.targets, TreeConfig(seed=recipe.gate.seed), run.store.fingerprint)
+    if recipe.gate.max_rows is not None:
+        parts = (*parts, recipe.gate.max_rows)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 

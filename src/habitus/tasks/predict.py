@@ -12,7 +12,7 @@ import polars as pl
 from habitus.core.atomic import new_file, write_json
 from habitus.core.errors import CutoffError
 from habitus.data.calendar import to_date, to_day
-from habitus.data.cutoffs import Samples, samples_at
+from habitus.data.cutoffs import Samples, samples_on
 from habitus.data.store import Store
 from habitus.models.artifact import Artifact, load_artifact
 from habitus.tasks.forecast import LEVELS, Forecast, Heads, forecast
@@ -75,7 +75,7 @@ def eligible_at(run: Run, cutoff: str | dt.date | None) -> Samples:
         day = run.store.last_day if cutoff is None else to_day(cutoff)
     except ValueError:
         raise CutoffError("a date YYYY-MM-DD", repr(cutoff), where="cutoff") from None
-    samples = samples_at(run.store, np.array([day], np.int32), run.recipe.cutoffs.eligible)
+    samples = samples_on(run.store, run.recipe.cutoffs, day)
     if not len(samples):
         conditions = list(run.recipe.cutoffs.eligible)
         raise CutoffError("at least one eligible user", f"none with {conditions}", where=f"cut-off {to_date(day)}")

@@ -74,7 +74,11 @@ class LoaderConfig(Config):
 
 
 class GateConfig(Config):
-    """Which rows the model is set beside, and how hard they try."""
+    """Which rows the model is set beside, how hard they try, and how intervals are drawn.
+
+    `group` names a label of the profile: users of one group are drawn together, such as the enrolments of one student.
+    `max_rows` is how many training samples the rows are fitted on, drawn at random; None takes all.
+    """
 
     rows: tuple[Literal["base_rate", "recency_frequency", "lightgbm", "lightgbm_known_future"], ...] = (
         "base_rate",
@@ -84,6 +88,8 @@ class GateConfig(Config):
     )
     seed: int = 0
     n_resamples: int = Field(default=500, ge=100)
+    group: str | None = None
+    max_rows: int | None = Field(default=None, ge=1)
 
 
 class Recipe(Config):

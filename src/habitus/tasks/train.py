@@ -12,7 +12,7 @@ import numpy as np
 
 from habitus.core.atomic import write_json
 from habitus.data.calendar import to_date
-from habitus.data.cutoffs import Part, Samples, samples_of
+from habitus.data.cutoffs import Part, Samples, days_of, samples_of
 from habitus.models.artifact import Card, save_artifact
 from habitus.models.heads import fit_head, n_outputs
 from habitus.models.lumos import Lumos, LumosConfig, LumosShape
@@ -193,7 +193,8 @@ def _described(run: Run, plan: Plan) -> dict[str, Any]:
     """Describe the run for metrics.json: origin, data, cut-offs, targets."""
     recipe = run.recipe
     facts = json.loads((run.path / "run.json").read_text("utf-8"))
-    parts = {part: recipe.cutoffs.days(part) for part in ("train", "gap", "valid", "test")}
+    names: tuple[Part, ...] = ("train", "gap", "valid", "test")
+    parts = {part: days_of(run.store, recipe.cutoffs, part) for part in names}
     n_samples = {"train": len(plan.train), "valid": len(plan.valid)}
     assert plan.train.measured is not None
     targets = [

@@ -1,11 +1,30 @@
 """Cut-offs: parts cannot leak into each other, samples are who was there, the guard finds the right rows."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from habitus.core.errors import ConfigError, CutoffError
-from habitus.data.calendar import to_day
-from habitus.data.cutoffs import Cutoffs, bisect, ranges, rows_after, rows_until, samples_at, samples_of, user_keys
+from habitus.data.calendar import to_date, to_day
+from habitus.data.cutoffs import (
+    Cutoffs,
+    bisect,
+    days_of,
+    groups_of,
+    ranges,
+    rows_after,
+    rows_until,
+    samples_at,
+    samples_of,
+    samples_on,
+    user_keys,
+)
+from habitus.data.ingest import ingest
+from habitus.data.log import EventLog
+from habitus.data.schema import Schema
+from habitus.data.targets import Target, measure
+from habitus.tokens.aggregates import aggregates
+from habitus.tokens.days import day_table
 
 PLAN = {
     "horizon": 7,
@@ -91,3 +110,119 @@ def test_ranges_of_empty_and_long_slices():
     which, rows = ranges(np.array([3, 5, 5]), np.array([3, 8, 6]))
     assert which.tolist() == [1, 1, 1, 2]
     assert rows.tolist() == [5, 6, 7, 5]
+
+
+COURSE = {
+    "name": "course",
+    "events": {
+        "user": "u", "time": "t", "type": "k",
+        "amounts": {"weight": {"value": "w"}, "mark": {"value": "m", "is_outcome": True}},
+    },
+    "profile": {
+        "from": "table", "key": "u",
+        "columns": {
+            "begins": {"column": "begins", "kind": "date"},
+            "lasts": {"column": "lasts", "kind": "number"},
+            "run": {"column": "run", "kind": "label"},
+            "student": {"column": "student", "kind": "label"},
+        },
+    },
+}  # fmt: skip
+BY_RUN = {
+    "horizon": 7,
+    "since": "begins",
+    "length": "lasts",
+    "train": {"first": 0, "last": 90, "every": 14, "users": {"run": ["early"]}},
+    "valid": {"days": [0, 20], "users": {"run": ["middle"]}},
+    "test": {"days": [0, 7], "users": {"run": ["late"]}},
+    "eligible": ["none(leave)"],
+}
+
+
+@pytest.fixture
+def course(tmp_path):
+    """Runs of 30, 40 and 20 days; `b` joins on day 10 and leaves on day 16, `c` has no start."""
+    table = pl.DataFrame(
+        {
+            "u": ["a", "b", "c", "d", "e"],
+            "begins": ["2020-01-01", "2020-01-01", None, "2020-01-10", "2020-03-01"],
+            "lasts": [30, 30, 30, 40, 20],
+            "run": ["early", "early", "early", "middle", "late"],
+            "student": ["s1", "s2", None, "s1", None],
+        }
+    )
+    rows = [("a", "2019-12-20", "join"), ("b", "2020-01-11", "join"), ("c", "2020-01-01", "join")]
+    rows += [("b", "2020-01-17", "leave"), ("d", "2020-01-12", "join"), ("e", "2020-03-01", "join")]
+    rows += [("a", "2020-01-05", "submit"), ("e", "2020-04-30", "submit")]
+    events = pl.DataFrame(rows, schema=["u", "t", "k"], orient="row").with_columns(w=1.0, m=60.0)
+    return ingest(EventLog(Schema.parse(COURSE), events, table), tmp_path / "course.store")
+
+
+def _pairs(store, samples) -> list[tuple[str, str]]:
+    names = store.users["user"].to_list()
+    return [(names[u], str(to_date(c))) for u, c in zip(samples.user, samples.cutoff)]
+
+
+def test_cutoffs_count_from_the_clock_of_each_user(course):
+    plan = Cutoffs.parse(BY_RUN)
+    train = _pairs(course, samples_of(course, plan, "train"))
+    assert sorted(train) == [("a", "2020-01-01"), ("a", "2020-01-15"), ("b", "2020-01-15")]
+    assert _pairs(course, samples_of(course, plan, "valid")) == [("d", "2020-01-30")]  # on day 0 d had not joined
+    assert _pairs(course, samples_of(course, plan, "test")) == [("e", "2020-03-01"), ("e", "2020-03-08")]
+    assert [str(to_date(d)) for d in days_of(course, plan, "train")] == ["2020-01-01", "2020-01-15"]
+    assert len(samples_of(course, plan, "gap")) == 0
+    assert _pairs(course, samples_on(course, plan, to_day("2020-01-20"))) == [("a", "2020-01-20"), ("d", "2020-01-20")]
+
+
+def test_parts_kept_apart_by_a_label_may_overlap_but_the_test_comes_last(course):
+    same = {"train": {**BY_RUN["train"], "users": {"run": ["early", "middle"]}}}
+    with pytest.raises(CutoffError, match=r"cutoffs\.train"):
+        samples_of(course, Cutoffs.parse(BY_RUN | same), "train")
+    early = {
+        "test": {"days": [0], "users": {"run": ["early"]}},
+        "train": {**BY_RUN["train"], "users": {"run": ["late"]}},
+    }
+    with pytest.raises(CutoffError, match="first test cut-off, 2020-01-01"):
+        samples_of(course, Cutoffs.parse(BY_RUN | early), "valid")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"since": None, "length": None}, "dates, or since"),
+        ({"since": None}, "whole numbers|dates, or since"),
+        ({"test": {"days": ["2020-03-01"]}}, "whole numbers of days since"),
+        ({"test": {"days": [1, "2020-03-01"]}}, "not both"),
+    ],
+)
+def test_days_are_dates_or_counted_never_both(change, said):
+    with pytest.raises(ConfigError, match=said):
+        Cutoffs.parse(BY_RUN | change)
+
+
+def test_unknown_clocks_and_labels_are_named(course):
+    with pytest.raises(CutoffError, match="begins, lasts"):
+        samples_of(course, Cutoffs.parse(BY_RUN | {"since": "start"}), "train")
+    with pytest.raises(CutoffError, match="run, student"):
+        samples_of(course, Cutoffs.parse(BY_RUN | {"valid": {"days": [0], "users": {"class": ["x"]}}}), "valid")
+
+
+def test_groups_are_those_of_a_label_and_alone_without_one(course):
+    names = course.users["user"].to_list()
+    group = dict(zip(names, groups_of(course, np.arange(5), "student").tolist()))
+    assert group["a"] == group["d"]
+    assert len(set(group.values())) == 4
+    assert groups_of(course, np.array([3, 1]), None).tolist() == [3, 1]
+    with pytest.raises(CutoffError, match="run, student"):
+        groups_of(course, np.arange(5), "module")
+
+
+def test_labels_and_outcomes_reach_no_input_and_targets_sum_outcomes(course):
+    assert course.profiles.columns == ["user", "begins", "lasts"]
+    assert (course.amounts, course.outcomes) == (("weight",), ("mark",))
+    samples = samples_of(course, Cutoffs.parse(BY_RUN), "train")
+    seen = (*aggregates(course, samples, horizon=7).names, *day_table(course).features)
+    assert any("weight" in name for name in seen)
+    assert not [name for name in seen if "mark" in name or "run" in name or "student" in name]
+    value = measure((Target.parse("sum(mark of submit) in 7d"),), course, samples).value[:, 0]
+    assert dict(zip(_pairs(course, samples), value.tolist()))["a", "2020-01-01"] == 60

@@ -37,19 +37,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_each_enrolment_is_a_user_on_the_dates_of_its_run(folder: Path):
-    rows = oulad(folder).events.sort("date", "rank").select("user", "date", "type", "score", "weight").rows()
+    rows = oulad(folder).events.sort("date", "rank").select("user", "date", "type", "score", "weight", "mark").rows()
     start_j, start_b = dt.date(2013, 10, 1), dt.date(2014, 2, 1)
 
     def day(start: dt.date, n: int) -> dt.date:
         return start + dt.timedelta(days=n)
 
     assert rows == [
-        ("AAA-2013J-11", day(start_j, -30), "register", None, None),
-        ("AAA-2013J-11", day(start_j, 18), "submit", None, 10.0),
-        ("AAA-2013J-11", day(start_j, 32), "score", 78.0, None),
-        ("BBB-2014B-11", day(start_b, 3), "register", None, None),
-        ("BBB-2014B-11", day(start_b, 4), "submit", None, 0.0),
-        ("BBB-2014B-11", day(start_b, 40), "unregister", None, None),
+        ("AAA-2013J-11", day(start_j, -30), "register", None, None, None),
+        ("AAA-2013J-11", day(start_j, 18), "submit", None, 10.0, 78.0),
+        ("AAA-2013J-11", day(start_j, 32), "score", 78.0, None, None),
+        ("BBB-2014B-11", day(start_b, 3), "register", None, None, None),
+        ("BBB-2014B-11", day(start_b, 4), "submit", None, 0.0, None),
+        ("BBB-2014B-11", day(start_b, 40), "unregister", None, None, None),
     ]
 
 
@@ -87,6 +87,8 @@ def test_the_store_holds_it(folder: Path, tmp_path: Path):
     store = ingest(oulad(folder), tmp_path / "oulad.store")
     assert (store.n_users, store.n_events) == (2, 6)
     assert store.profiles.height == 2
+    assert store.labels.columns == ["user", "run", "student"]
+    assert "mark" not in store.amounts
     assert store.calendar.types[:2] == ("due_cma", "due_tma")
 
 

@@ -112,7 +112,7 @@ def used_columns(schema: Schema, columns: dict[str, str]) -> list[str]:
 
 def attribute_sql(sql: str, kind: str) -> str:
     """Cast an attribute to what its kind stands for: text, double or date."""
-    wanted = {"category": "VARCHAR", "text": "VARCHAR", "number": "DOUBLE", "date": "DATE", "registered": "DATE"}[kind]
+    wanted = {"number": "DOUBLE", "date": "DATE", "registered": "DATE"}.get(kind, "VARCHAR")
     return f"TRY_CAST({sql} AS {wanted})"
 
 

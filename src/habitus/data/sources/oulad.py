@@ -9,9 +9,11 @@ studentInfo, studentRegistration, studentAssessment, vle. The click log is not u
 - Days are published relative to the start of a run. They are put on real dates by an **approximation**: runs named B
   start on 1 February, runs named J on 1 October of their year. Differences of days within a run are exact; weekdays,
   and distances between runs, are not.
-- Events: `register`; `submit` (an assessment handed in; 1,909 banked ones, all on day -1, are dropped); `score` (the
-  mark, `score_delay` days after the hand-in, since marking takes time); `unregister`. `final_result` is never read, and
-  unregistration is an event, never part of the profile.
+- Events: `register`; `submit` (an assessment handed in; 1,909 banked ones, all on day -1, are dropped); `score` (its
+  score, `score_delay` days after the hand-in, since marking takes time); `unregister`. The hand-in carries the score as
+  the outcome `mark`: a target may sum the marks of the work handed in, no input sees them. `final_result` is never
+  read, and unregistration is an event, never part of the profile.
+- Labels: `run` (2013B, 2013J, ...) and `student`, who may be several users. `run_start` is day 0 of the run.
 - Known events, each for the enrolments of its own run: due dates (`due_tma`, `due_cma`, `due_exam`; 11 exams have
   none), strong by their weight in percent, each naming its assessment as item, so that an enrolment's hand-ins tell
   which are open; weeks in which material opens (`material`); first and last day of the run
@@ -140,7 +142,7 @@ def _assessments(folder: str | Path, runs: pl.DataFrame) -> pl.DataFrame:
 
 
 def _events(folder: str | Path, enrolments: pl.DataFrame, assessments: pl.DataFrame, score_delay: int) -> pl.DataFrame:
-    """Rows user, date, type, rank (order within a day), id_assessment, kind of assessment, weight, score."""
+    """Rows user, date, type, rank (order within a day), id_assessment, kind of assessment, weight, mark, score."""
     import polars as pl
 
     columns = {
@@ -163,7 +165,9 @@ def _events(folder: str | Path, enrolments: pl.DataFrame, assessments: pl.DataFr
     ended = enrolments.filter(pl.col("unregistered").is_not_null())
     parts = [
         enrolments.select("user", date="registered", type=pl.lit("register"), rank=0),
-        handed_in.select("user", "date", "id_assessment", "kind", "weight", type=pl.lit("submit"), rank=1),
+        handed_in.select(
+            "user", "date", "id_assessment", "kind", "weight", mark="score", type=pl.lit("submit"), rank=1
+        ),
         late.select("user", "date", "id_assessment", "kind", "score", type=pl.lit("score"), rank=2),
         ended.select("user", date="unregistered", type=pl.lit("unregister"), rank=3),
     ]
@@ -176,13 +180,18 @@ def _profiles(folder: str | Path, enrolments: pl.DataFrame) -> pl.DataFrame:
     keys = {"code_module": pl.String, "code_presentation": pl.String, "id_student": pl.Int64, "disability": pl.Boolean}
     columns = {**keys, **dict.fromkeys(CATEGORIES, pl.String), **dict.fromkeys(NUMBERS, pl.Int32)}
     table = read_published(folder, ("studentInfo", "student"), columns)
-    known = enrolments.select(*RUN, "id_student", "user", "season", "length", "registered", "date_registration")
+    known = enrolments.select(
+        *RUN, "id_student", "user", "season", "length", "registered", "date_registration", "day_0"
+    )
     return table.join(known, on=(*RUN, "id_student")).select(
         "user",
         *CATEGORIES,
         *NUMBERS,
         "season",
         "registered",
+        "code_presentation",
+        run_start="day_0",
+        student=pl.col("id_student").cast(pl.String),
         module="code_module",
         disability=pl.when("disability").then(pl.lit("yes")).otherwise(pl.lit("no")),
         run_length="length",
