@@ -49,6 +49,8 @@ class LumosConfig(Config):
 
     `d_profile` opens a second way for the profile, through a hidden layer of that width to every future query; 0 leaves
     the history as its only way, as in the paper. Worth it when the profile holds aggregates of the whole life.
+    `profile_gain` scales a linear way from the profile to the window outputs; 0 leaves it out. The norm before the
+    outputs bounds what they can say: whoever spends a hundred times what others do needs a way without a bound.
     `calendar_gain` scales a linear way from a day's known events to its outputs; 0 leaves it out. A weekday on which
     nobody ever comes has tiny gradients: without this way it takes thousands of steps to learn.
 
@@ -72,6 +74,7 @@ class LumosConfig(Config):
     has_kind_vectors: bool = True
     future_self_attention: bool = False
     d_profile: int = Field(0, ge=0)
+    profile_gain: float = Field(0.0, ge=0)
     calendar_gain: float = Field(30.0, ge=0)
 
     @model_validator(mode="before")
@@ -109,7 +112,8 @@ class Cache:
     """A past, encoded once: a further calendar then costs only a decode.
 
     `h` B S D; `keys` and `values` one B heads S D/heads per decoder layer; `mask` B 1 1 S, true on days that count;
-    `about` B D, what the profile adds to every future query, or None.
+    `about` B D, what the profile adds to every future query, or None;
+    `window` B O, what it says for the window outputs directly, or None.
     It holds for one past: a calendar that differs at or before the cut-off needs a new one.
     """
 
@@ -118,6 +122,7 @@ class Cache:
     values: tuple[Tensor, ...]
     mask: Tensor
     about: Tensor | None = None
+    window: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -236,6 +241,18 @@ class About(nn.Module):
         return self.fall(self.dropout(self.activation(self.rise(self.dropout(profile)))))
 
 
+class Straight(nn.Module):
+    """P -> O: a linear way from the profile to the window outputs, from zero."""
+
+    def __init__(self, config: LumosConfig, shape: LumosShape) -> None:
+        super().__init__()
+        self.gain, self.dropout = config.profile_gain, nn.Dropout(config.dropout)
+        self.line = Linear(shape.n_profile, sum(shape.outputs))
+
+    def forward(self, profile: Tensor) -> Tensor:
+        return self.gain * self.line(self.dropout(profile))
+
+
 class Pool(nn.Module):
     """One learned query per target weighs the future days: softmax(q·z / sqrt D) over F."""
 
@@ -316,6 +333,7 @@ class Lumos(nn.Module):
             self.fuse = Linear(d // 4 + d // 8 + d // 4, d)
             self.ask = Linear(d // 4, d)
             self.about = About(config, shape) if config.d_profile else None
+            self.straight = Straight(config, shape) if config.profile_gain and shape.outputs else None
             self.activation = _activation(config)
             n_positions = shape.history + shape.horizon
             self.places = nn.Parameter(torch.empty(n_positions, d)) if config.positions == "learned" else None
@@ -346,6 +364,8 @@ class Lumos(nn.Module):
         for weight in (self.kinds, self.places, *(m.weight for m in heads if isinstance(m, nn.Linear))):
             if weight is not None:
                 weight.normal_(0.0, 0.02, generator=draw)
+        if self.straight is not None:
+            self.straight.line.weight.zero_()
         if self.day_readout is not None and self.day_readout.calendar is not None:
             self.day_readout.calendar.weight.zero_()
         if isinstance(self.readout, Pool):
@@ -364,7 +384,8 @@ class Lumos(nn.Module):
         h = self.encoder_norm(x)
         pairs = [block.attention.project(h) for block in self.decoder]  # pyright: ignore
         about = self.about(batch.profile) if self.about is not None else None
-        return Cache(h, tuple(k for k, _ in pairs), tuple(v for _, v in pairs), mask, about)
+        window = self.straight(batch.profile) if self.straight is not None else None
+        return Cache(h, tuple(k for k, _ in pairs), tuple(v for _, v in pairs), mask, about, window)
 
     def decode(self, cache: Cache, known_future: Tensor) -> LumosOutput:
         """Ask an encoded past with a calendar (B F E)."""
@@ -376,6 +397,7 @@ class Lumos(nn.Module):
             z = block(z, keys, values, cache.mask)
         z = self.decoder_norm(z)
         window = self.readout(z) if self.readout is not None else z.new_zeros(z.shape[0], 0)
+        window = window if cache.window is None else window + cache.window
         return LumosOutput(window, self.day_readout(z, known_future) if self.day_readout is not None else None)
 
     def embed_days(self, batch: DayBatch) -> Tensor:
@@ -427,12 +449,13 @@ def _future_flops(config: LumosConfig, shape: LumosShape, n_kept: float) -> floa
     if config.future_self_attention:
         block += 4 * d * d + 2 * days * d
     per_day = d // 4 * (shape.n_known + d) + config.n_decoder * block
+    straight = shape.n_profile * sum(shape.outputs) if config.profile_gain else 0
     about = config.d_profile * (shape.n_profile + d)
     if config.readout == "flatten" and shape.outputs:
         per_day += d * d
     window = sum(shape.outputs) * d + (len(shape.outputs) * d * (2 * days + d) if config.readout == "pool" else 0)
     by_day = d * d + sum(shape.day_outputs) * (d + shape.n_known) if shape.day_outputs else 0
-    return 2 * (days * (per_day + by_day) + window + about)
+    return 2 * (days * (per_day + by_day) + window + about + straight)
 
 
 def _activation(config: LumosConfig) -> nn.Module:

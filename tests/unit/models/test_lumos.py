@@ -72,7 +72,12 @@ def test_operations_agree_with_the_count_by_hand(n_kept: int, gigaflops: float) 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"norm": "post", "readout": "flatten", "activation": "relu"}, {"future_self_attention": True}],
+    [
+        {},
+        {"norm": "post", "readout": "flatten", "activation": "relu"},
+        {"future_self_attention": True},
+        {"profile_gain": 5.0},
+    ],
 )
 def test_operations_agree_with_what_torch_counts(options: dict) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -107,3 +112,19 @@ def test_positions_tell_when(positions: str) -> None:
     model, batch = Lumos(LumosConfig(size="tiny", positions=positions), shape).eval(), day_batch(4, shape)
     later = type(batch)(**{**vars(batch), "day": (batch.day + 1).clamp(max=39)})
     assert torch.equal(model(batch).window, model(later).window) is (positions == "none")
+
+
+def test_a_linear_way_from_the_profile_starts_at_nothing_and_knows_no_bound() -> None:
+    shape = LumosShape(n_activity=3, n_known=12, n_profile=4, history=30, horizon=7, outputs=(1, 3), day_outputs=(1,))
+    config = LumosConfig(size="tiny", profile_gain=10.0, dropout=0.5)
+    assert count(config, shape) - count(LumosConfig(size="tiny"), shape) == 4 * (4 + 1)
+    model, batch = Lumos(config, shape).eval(), day_batch(5, shape)
+    before = model(batch)
+    assert model.straight is not None
+    assert not model.straight.line.weight.any()
+    with torch.no_grad():
+        model.straight.line.weight.fill_(1.0)
+    after = model(batch)
+    wanted = 10.0 * batch.profile.sum(dim=1, keepdim=True).expand_as(after.window)
+    torch.testing.assert_close(after.window - before.window, wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.day, before.day)
