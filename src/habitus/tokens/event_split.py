@@ -19,7 +19,7 @@ from habitus.data.pipeline.zones import first_instant
 if TYPE_CHECKING:
     from habitus.data.store import Store
 
-EventPart = Literal["train", "valid", "test"]
+EventPart = Literal["train", "valid", "test", "train+valid"]
 SHORTEST = 3  # events a user must have for the last two to be held out
 
 
@@ -30,6 +30,8 @@ class EventSplit(Config):
     between the parts are a gap, whose events are past for later parts and targets of none. `leave_last_out`: the last
     event of every user with at least 3 is the test, the one before it validation. It lets a model learn from what other
     users did later, so it is for comparison with published figures only.
+
+    `train+valid` is everything before the test, the gap between the two included, for a refit.
 
     `unseen_users` is the share of users kept out of every part; `bounds(..., unseen=True)` gives theirs.
 
@@ -65,13 +67,13 @@ class EventSplit(Config):
 
     def first_day(self, part: EventPart) -> int | None:
         """Give the first day of a part, None where nothing comes before it."""
-        return None if part == "train" or self.protocol != "time" else to_day(getattr(self, part)[0])
+        return None if part.startswith("train") or self.protocol != "time" else to_day(getattr(self, part)[0])
 
     def last_day(self, part: EventPart) -> int | None:
         """Give the last day of a part, None without days."""
         if self.protocol != "time":
             return None
-        return to_day(self.train_until if part == "train" else getattr(self, part)[1])  # type: ignore[arg-type]
+        return to_day(self.train_until if part == "train" else getattr(self, part.split("+")[-1])[1])  # type: ignore[arg-type]
 
     def observed_until(self, part: EventPart, zone: str) -> float:
         """Give the instant (seconds UTC) at which the last day of a part ends; nan without days."""
@@ -86,9 +88,9 @@ class EventSplit(Config):
         low, high = offsets[:-1].astype(np.int64), offsets[1:].astype(np.int64)
         if self.protocol == "leave_last_out":
             held = np.where(high - low >= SHORTEST, 2, 0)
-            at = {"train": 0, "valid": 1, "test": 2}[part]
-            if at == 0:
-                return low, high - held
+            if part.startswith("train"):
+                return low, high - np.where(part == "train", held, held // 2)
+            at = {"valid": 1, "test": 2}[part]
             return np.where(held, high - held + at - 1, high), np.where(held, high - held + at, high)
         begin, last = self.first_day(part), self.last_day(part)
         assert last is not None
