@@ -129,7 +129,8 @@ def awkward() -> dict[str, Any]:
     whatif = metrics["whatif"]
     whatif["calendars"] = whatif["calendars"][:1]
     whatif["rows"] = [row for row in whatif["rows"] if row["calendar"] == whatif["calendars"][0]]
-    whatif["changes"] = whatif["placebo"] = []
+    for key in ("changes", "placebo", "late", "null", "segments", "importance"):
+        whatif[key] = []
     for entry in whatif["daily"]:
         entry["values"] = {"as planned": entry["values"]["as planned"]}
     return metrics
@@ -259,21 +260,43 @@ def _whatif(rng: np.random.Generator) -> dict[str, Any]:
     calendars = ["as planned", "no Christmas", "sale one week earlier"]
     base = {"buy": (1288.4, "users"), "cancel": (291.2, "users"), "spend": (812345.6, "GBP"), "days": (2011.0, "days")}
     moves = {"no Christmas": (-0.031, 0.012), "sale one week earlier": (0.006, 0.011)}
-    rows = [{"target": t, "unit": u, "calendar": "as planned", "total": v, "difference": None,
-             "low": None, "high": None, "n_users": 4101} for t, (v, u) in base.items()]  # fmt: skip
+    rows = [{"target": t, "unit": u, "calendar": "as planned", "total": v, "total_low": 0.9 * v, "total_high": 1.1 * v,
+             "difference": 0.0, "low": 0.0, "high": 0.0, "n_users": 4101, "n_changed": 0, "verdict": "nothing"}
+            for t, (v, u) in base.items()]  # fmt: skip
+    segments = []
     for calendar, (move, half) in moves.items():
         for k, (target, (value, unit)) in enumerate(base.items()):
             change = value * (move * (1 + 0.3 * k))
-            rows.append({"target": target, "unit": unit, "calendar": calendar, "total": value + change,
-                         "difference": change, "low": change - value * half, "high": change + value * half,
-                         "n_users": 4101})  # fmt: skip
-    placebo = [{"target": t, "unit": u, "calendar": "placebo: Christmas on a random past day", "difference": 0.002 * v,
-                "low": -0.009 * v, "high": 0.012 * v} for t, (v, u) in base.items()]  # fmt: skip
+            row = {"target": target, "unit": unit, "calendar": calendar, "total": value + change,
+                   "total_low": 0.9 * value, "total_high": 1.1 * value, "difference": change,
+                   "low": change - value * half, "high": change + value * half, "n_users": 4101, "n_changed": 4101,
+                   "verdict": "clear" if abs(change) > value * half else "noise"}  # fmt: skip
+            rows.append(row)
+            for segment, share in (("United Kingdom", 0.9), ("elsewhere", 0.1)):
+                part = {key: row[key] * share for key in ("total", "difference", "low", "high")}
+                segments.append(row | part | {"segment": segment, "n_users": round(4101 * share)})
+    placebo = [{"target": t, "unit": u, "calendar": calendar, "kind": kind, "n": 5, "difference": size * v,
+                "low": (size - 0.002) * v, "high": (size + 0.003) * v}
+               for calendar in moves for kind, size in (("just after", 0.001), ("other days", -0.02))
+               for t, (v, u) in base.items()]  # fmt: skip
+    events = [("Black Friday", "2011-11-25", 0.02), ("Cyber Monday", "2011-11-28", -0.004)]
+    adds = [{"event": event, "type": "sale", "start": start, "target": t, "unit": u, "n_reached": 4101,
+             "is_placebo": False, "value": share * v, "low": 0.8 * share * v, "high": 1.2 * share * v,
+             "alone_value": 1.1 * share * v, "alone_low": share * v, "alone_high": 1.3 * share * v}
+            for t, (v, u) in base.items() for event, start, share in events]  # fmt: skip
+    adds += [adds[2 * k] | {"event": "placebo", "is_placebo": True, "value": 0.0, "low": -1.0, "high": 1.0}
+             for k in range(len(base))]  # fmt: skip
     days = _days(date(2011, 11, 11), date(2011, 12, 8))
     line = 60 + 20 * np.sin(np.arange(28) / 28 * 3) + rng.normal(0, 4, 28)
     values = {"as planned": line, "no Christmas": line * 0.97, "sale one week earlier": np.roll(line, 7)}
     return {
         "cutoff": CUTOFF.isoformat(),
+        "horizon": 28,
+        "n_users": 4101,
+        "level": 0.9,
+        "n_members": 3,
+        "total_level": 0.8,
+        "n_cutoffs": 5,
         "calendars": calendars,
         "rows": rows,
         "changes": [
@@ -281,10 +304,20 @@ def _whatif(rng: np.random.Generator) -> dict[str, Any]:
              "what": "dropped", "kind": "shared by all", "n_past": 1,
              "warning": "seen once in the past: fewer than 3 occurrences, read the answer as a guess"},
             {"calendar": "sale one week earlier", "event": "Cyber Monday", "type": "sale", "start": "2011-11-21",
-             "what": "moved", "kind": "targeted", "n_past": 4, "warning": None},
+             "was": "2011-11-28", "what": "moved", "kind": "targeted", "n_past": 4, "warning": None},
         ],
-        "daily": [{"target": "active users", "day": _iso(days), "values": {k: v.tolist() for k, v in values.items()}}],
+        "late": [{"calendar": "no Christmas", "event": "New Year sale"}],
+        "arrivals": {"n_users": 224, "n_days": 28},
+        "daily": [{"target": "active users", "unit": "users", "level": 0.8, "day": _iso(days),
+                   "values": {k: v.tolist() for k, v in values.items()},
+                   "low": {k: (0.8 * v).tolist() for k, v in values.items()},
+                   "high": {k: (1.2 * v).tolist() for k, v in values.items()}}],
+        "null": [{"test": "the same calendar again", "largest": 0.0}],
         "placebo": placebo,
+        "segment_by": "country",
+        "segments": segments,
+        "importance": adds,
+        "n_events_left_out": 0,
     }  # fmt: skip
 
 

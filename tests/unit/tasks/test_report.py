@@ -170,7 +170,7 @@ def test_what_cannot_be_computed_is_said_not_printed(strange: str):
         ("history", "No training curves were recorded.", "habitus train RECIPE"),
         ("reliability", "Calibration has not been measured.", "habitus evaluate RUN"),
         ("daily", "There is no daily forecast yet.", "habitus evaluate RUN"),
-        ("whatif", "No other calendar has been tried.", "habitus whatif RUN --calendar base.csv"),
+        ("whatif", "No other calendar has been tried.", "habitus whatif RUN --calendar base.csv --edit move_sale.csv"),
     ],
 )
 def test_an_absent_part_names_its_command(key: str, words_of_gap: str, command: str):
@@ -211,23 +211,61 @@ def test_one_seed_and_one_calendar_are_said(strange: str):
     assert "Only one calendar was given, “as planned”" in text
 
 
-def test_a_placebo_that_moves_is_a_warning():
+def test_a_placebo_that_moves_as_much_is_a_warning():
     metrics = online_retail()
-    assert "should change nothing, and its intervals hold 0" in words(page_of(metrics))
-    metrics["whatif"]["placebo"][0].update(low=1.0, high=9.0)
-    assert "should change nothing, but it moved buy." in words(page_of(metrics))
+    assert "a placebo that should change nothing moved" not in words(page_of(metrics))
+    row = next(r for r in metrics["whatif"]["rows"] if r["calendar"] == "no Christmas" and r["target"] == "spend")
+    row["verdict"] = "noise"  # though its own interval leaves out 0
+    text = words(page_of(metrics))
+    assert "Under “no Christmas” a placebo that should change nothing moved spend about as much as the answer" in text
     metrics["whatif"]["placebo"] = []
     assert "No placebo was run" in words(page_of(metrics))
+
+
+def test_the_first_screen_answers_the_what_if(full: str):
+    first = first_screen(Record.model_validate(online_retail()))
+    asked = dict(first.asked)["What if"]
+    assert asked == "Christmas Day dropped (25 Dec) and Cyber Monday moved to 21 Nov"
+    buy, _ = first.answers
+    assert tuple(line.replace("\u00a0", " ") for line in buy.others) == (
+        "if “no Christmas”: −40 [−55, −24]",
+        "if “sale one week earlier”: +8 [−6, +22], may be noise",
+    )
+    assert "A change of nothing gave exactly 0." in words(full)
+
+
+def test_what_if_says_what_is_clear_and_what_is_not(full: str):
+    text = words(full).replace("\u202f", " ").replace("\u00a0", " ")
+    assert "Under “no Christmas”: buy −40 users [−55, −24], cancel −12 users [−15, −8]" in text
+    assert "more than trainings disagree, and more than any placebo moved it." in text
+    assert "No change that can be told from noise for buy, cancel and spend." in text
+    assert "New Year sale (“no Christmas”) is announced after the cut-off, so it changes nothing." in text
+    assert "exactly 0 for every user and day" in text
+
+
+def test_segments_and_events_have_tables_of_their_own(full: str):
+    text = words(full).replace("\u202f", " ").replace("\u00a0", " ")
+    assert "“no Christmas” against “as planned”, by country" in text
+    assert "United Kingdom 3,691 users −3.1 % [−4.3, −1.9] −36 of 1,160 users" in text
+    assert "What does each of the 2 coming events of “as planned” add?" in text
+    assert "buy: what each event adds, in users" in text
+    assert "placebo: just after the window" in text
+
+
+def test_a_null_that_is_not_zero_is_a_warning():
+    metrics = online_retail()
+    metrics["whatif"]["null"][0]["largest"] = 0.25
+    assert "an answer moved by 0.25, so trust no answer here" in words(page_of(metrics))
 
 
 def test_a_what_if_without_intervals_says_so():
     metrics = online_retail()
     for row in metrics["whatif"]["rows"]:
-        row.update(low=None, high=None)
+        row.update(low=None, high=None, verdict="unknown")
     text = words(page_of(metrics))
     assert "No interval was computed" in text
     assert "no interval known" in text
-    assert "interval holds 0 " not in text.split("What if")[-1].split("placebo")[0]
+    assert "answer, clear of noise" not in text
 
 
 def test_few_past_occurrences_are_a_warning():

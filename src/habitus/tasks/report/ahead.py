@@ -7,7 +7,8 @@ from datetime import date
 
 from habitus.tasks.report import plots
 from habitus.tasks.report.blocks import Cell, Key, Missing, Plot, Prose, Section, Table
-from habitus.tasks.report.record import DailyTotals, Record, filled
+from habitus.tasks.report.part import filled
+from habitus.tasks.report.record import DailyTotals, Record
 from habitus.tasks.report.words import UNKNOWN, day, number, percent, place, plural, quantity, span
 
 N_PAST = 42  # days before the cut-off that a plot shows

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from habitus.tasks.report import plots
 from habitus.tasks.report.blocks import Cell, Heading, Key, Missing, Plot, Points, Prose, Row, Section, Table
 from habitus.tasks.report.first import test_rate, why_undefined
-from habitus.tasks.report.record import Difference, Estimate, Record, Target, filled
+from habitus.tasks.report.part import filled
+from habitus.tasks.report.record import Difference, Estimate, Record, Target
 from habitus.tasks.report.verdict import (
     SYMBOL,
     WORD,

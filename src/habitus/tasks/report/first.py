@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 from habitus.tasks.report import plots
 from habitus.tasks.report.ahead import by_day, over_window, trimmed, window
 from habitus.tasks.report.blocks import Key, Plot
-from habitus.tasks.report.record import DailyTotals, Record, Target, Total
+from habitus.tasks.report.record import DailyTotals, Estimate, Record, Target, Total
+from habitus.tasks.report.record_whatif import WhatIf, WhatIfRow
 from habitus.tasks.report.verdict import Verdict, idle_words, is_idle, model_of, overall, targets_of, verdicts
 from habitus.tasks.report.words import (
     count,
@@ -31,6 +32,10 @@ from habitus.tasks.report.words import (
     title,
 )
 
+MOST_CHANGES = 3  # of the calendar, named on the first screen
+MOST_TALL = 2  # answers beside which the drawing has its full height
+MOST_OTHERS = 2  # calendars with a line of their own there
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -41,6 +46,7 @@ class Answer:
     words: str = ""
     range: str = ""
     actual: str = ""
+    others: tuple[str, ...] = ()  # what other calendars would change
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ def first_screen(record: Record) -> First:
     who = f"the users of {short(title(name), 60)}" if name else "the users"
     when = f"in the {plural(horizon, 'day')}" if horizon else "in the days"
     answers, note = _answers(record, cutoff)
+    answers = [replace(answer, others=_under_others(record, answer.name)) for answer in answers]
+    glance = _glance(record, cutoff, is_low=len(answers) > MOST_TALL)
     return First(
         question=f"What will {who} do {when} after {day(cutoff) if cutoff else 'the cut-off'}?",
         lead=_lead(record, cutoff),
@@ -83,7 +91,7 @@ def first_screen(record: Record) -> First:
         targets=[(t.name, in_words(t)) for t in targets_of(record)],
         answers=answers,
         answer_note=note,
-        glance=_glance(record, cutoff),
+        glance=glance,
         verdict=overall(found, model_of(record)),
         standings=[_standing(v, test_rate(record, v.target)) for v in found],
         sure=_sure(record, cutoff),
@@ -134,7 +142,38 @@ def _asked(record: Record, cutoff: date | None, horizon: int | None) -> list[tup
         items.append(("Future", f"{ahead} ({length})"))
     elif horizon:
         items.append(("Future", f"the {plural(horizon, 'day')} after the cut-off"))
+    if record.whatif and record.whatif.others:
+        items.append(("What if", _what_if(record.whatif)))
     return items
+
+
+def _what_if(whatif: WhatIf) -> str:
+    """Say what the other calendars change, event by event, as far as a card has room."""
+    changes = [c for c in whatif.changes if c.what]
+    said = [f"{c.event} {c.what}" + (f" to {day(c.start, year=False)}" if c.what == "moved" else
+            f" ({day(c.start, year=False)})") for c in changes[:MOST_CHANGES]]  # fmt: skip
+    more = len(changes) - len(said)
+    named = joined(said + ([f"{more} more"] if more > 0 else []))
+    return named or f"under {joined([f'“{name}”' for name in whatif.others])}"
+
+
+def _under_others(record: Record, target: str) -> tuple[str, ...]:
+    """Give one short line per other calendar about one target: the difference, and whether it may be noise."""
+    whatif = record.whatif
+    if whatif is None:
+        return ()
+    rows = [row for row in whatif.rows if row.target == target and row.calendar in whatif.others[:MOST_OTHERS]]
+    return tuple(_under_other(row, len(whatif.others) == 1) for row in rows if row.difference is not None)
+
+
+def _under_other(row: WhatIfRow, is_one: bool) -> str:
+    name = "with the change" if is_one else f"if “{short(row.calendar, 22)}”"
+    if row.verdict == "nothing":
+        return f"{name}: the same"
+    at = gap_place(Estimate(value=row.difference, low=row.low, high=row.high), -12)
+    at = max(at, 0) if row.unit == "users" else at
+    gap = f"{number(row.difference, at, sign=True)} {span(row.low, row.high, at, sign=True)}".strip()
+    return f"{name}: {gap}{', may be noise' if row.verdict == 'noise' else ''}"
 
 
 def _answers(record: Record, cutoff: date | None) -> tuple[list[Answer], str]:
@@ -147,7 +186,7 @@ def _answers(record: Record, cutoff: date | None) -> tuple[list[Answer], str]:
     return [_of_daily(d) for d in daily], note
 
 
-def _glance(record: Record, cutoff: date | None) -> Plot | None:
+def _glance(record: Record, cutoff: date | None, *, is_low: bool) -> Plot | None:
     """The first daily forecast, small: the look of the answer."""
     entry = next((d for d in record.daily if d.cutoff in (None, cutoff) and d.forecast.day), None)
     if entry is None:
@@ -157,7 +196,7 @@ def _glance(record: Record, cutoff: date | None) -> Plot | None:
         keys.append(Key("band", "band", "band"))
     name = by_day(entry)
     return Plot("glance", name, f"{name}: the past, then the forecast with its band.",
-                plots.glance(trimmed(entry, 28)), tuple(keys))  # fmt: skip
+                plots.glance(trimmed(entry, 28), 140 if is_low else 165), tuple(keys))  # fmt: skip
 
 
 def _of_total(total: Total, horizon: int | None) -> Answer:
@@ -245,9 +284,22 @@ def _sure(record: Record, cutoff: date | None) -> list[str]:
         if known and entry.cutoff in (None, cutoff):
             level = f"{percent(entry.level)} band" if entry.level else "band"
             sentences.append(f"The daily {level} of {entry.target} held {sum(known)} of {len(known)} days.")
+    sentences += _whatif_words(record)
     if len(record.seeds) == 1 and record.differences:
         sentences.append("Trained once (one seed): a small difference may be the luck of that seed.")
     return sentences
+
+
+def _whatif_words(record: Record) -> list[str]:
+    """Say what the answers of the what-if were held against."""
+    whatif = record.whatif
+    if whatif is None or not whatif.others:
+        return []
+    exact = bool(whatif.null) and all(test.largest == 0 for test in whatif.null)
+    words = " A change of nothing gave exactly 0." if exact else ""
+    if not whatif.placebo:
+        return [f"What if: no placebo stands beside the answer.{words}"]
+    return [f"What if: noise is what trainings disagree on, or what a placebo moves as much.{words}"]
 
 
 def _metric_words(record: Record) -> list[str]:

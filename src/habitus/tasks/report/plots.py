@@ -13,21 +13,19 @@ from datetime import date, timedelta
 from typing import Any
 
 from habitus.tasks.report.canvas import LIGHT, Canvas, titled
+from habitus.tasks.report.part import filled
 from habitus.tasks.report.record import (
     Cutoffs,
     DailyTotals,
     Data,
     Difference,
     Epoch,
-    Estimate,
     Reliability,
-    WhatIfDaily,
-    filled,
 )
+from habitus.tasks.report.strokes import Figure, edge, finish_forest, from_zero, interval, iso, name_row
 from habitus.tasks.report.verdict import Outcome, outcome_of
 from habitus.tasks.report.words import day, gap_place, metric, number, percent, short, span
 
-Figure = dict[str, Any]
 SERIES = (
     ("model", "circle", "solid"),
     ("other", "square", "dash"),
@@ -52,14 +50,14 @@ TEXT = "%{hovertext}<extra></extra>"
 
 def daily_log(data: Data) -> Figure:
     """Draw active users and events of each day of the log, one above the other, with the mean of 7 days."""
-    canvas, x = Canvas(), _iso(data.daily.day)
+    canvas, x = Canvas(), iso(data.daily.day)
     shown = [("Active users a day", data.daily.active_users), ("Events a day", data.daily.events)]
     for i, (title, values) in enumerate(shown, start=1):
         axis = "y" if i == 1 else "y2"
         canvas.line(x, values, "faint", 1, yaxis=axis, hovertemplate="%{x|%a %-d %b %Y}: %{y:,}<extra></extra>")
         canvas.line(x, week_mean(values), "model", 2.2, yaxis=axis)
         canvas.words(title, x=0, y=1, xref="paper", yref=f"{axis} domain", xanchor="left", yanchor="bottom")
-    upper, lower = (_from_zero(values, nticks=4) for _, values in shown)
+    upper, lower = (from_zero(values, nticks=4) for _, values in shown)
     canvas.axes = {
         "xaxis": {"anchor": "y2"},
         "yaxis": {"domain": [0.58, 1], **upper},
@@ -85,10 +83,10 @@ def split(cutoffs: Cutoffs) -> Figure:
     for y, (name, colour, symbol, words) in enumerate(reversed(shown)):
         days: list[date] = getattr(cutoffs, name)
         for cutoff in days:
-            canvas.line(_iso([cutoff, cutoff + timedelta(days=horizon)]), [y, y], colour, 7, opacity=0.28)
+            canvas.line(iso([cutoff, cutoff + timedelta(days=horizon)]), [y, y], colour, 7, opacity=0.28)
         texts = [f"{day(c)}<br>inputs up to this day, targets {horizon} days on" for c in days]
-        canvas.points(_iso(days), [y] * len(days), colour, symbol, 7, hovertext=texts, hovertemplate=TEXT)
-        _name_row(canvas, y, f"{words} ({len(days)})")
+        canvas.points(iso(days), [y] * len(days), colour, symbol, 7, hovertext=texts, hovertemplate=TEXT)
+        name_row(canvas, y, f"{words} ({len(days)})")
     canvas.axes["yaxis"] = {"visible": False, "range": [-0.5, len(shown) - 0.2]}
     return canvas.finish(40 + 48 * len(shown), left=8)
 
@@ -132,12 +130,12 @@ def forest(rows: Sequence[Difference], best: str | None) -> Figure:
                          yanchor="bottom", yshift=6)  # fmt: skip
     for y, row in enumerate(reversed(rows)):
         symbol, colour = MARKS[outcome_of(row)]
-        _interval(canvas, y, (row.value, row.low, row.high), reach, symbol, colour)
+        interval(canvas, y, (row.value, row.low, row.high), reach, symbol, colour)
         at = gap_place(row)
         text = f"{number(row.value, at, sign=True)} {span(row.low, row.high, at, sign=True)}"
         name = html.escape(short(row.against, 27))
-        _name_row(canvas, y, f"<b>{name}</b>" if row.against == best else name, text, html.escape(row.against))
-    return _finish_forest(canvas, len(rows), reach)
+        name_row(canvas, y, f"<b>{name}</b>" if row.against == best else name, text, html.escape(row.against))
+    return finish_forest(canvas, len(rows), reach)
 
 
 def reliability(rows: Sequence[Reliability]) -> Figure:
@@ -184,12 +182,12 @@ def forecast(entry: DailyTotals) -> Figure:
     return _forecast(entry).finish(320, top=30)
 
 
-def glance(entry: DailyTotals) -> Figure:
+def glance(entry: DailyTotals, height: int = 165) -> Figure:
     """Draw the same small and without its events, for the first screen."""
     canvas = _forecast(entry.model_copy(update={"events": []}), size=4)
     canvas.axes["xaxis"]["nticks"] = 4
     canvas.axes["yaxis"]["nticks"] = 3
-    return canvas.finish(165, top=22, bottom=24, left=36, right=4)
+    return canvas.finish(height, top=22, bottom=24, left=36, right=4)
 
 
 def inside(entry: DailyTotals) -> list[bool | None]:
@@ -199,53 +197,18 @@ def inside(entry: DailyTotals) -> list[bool | None]:
     return [None if None in (a, lo, hi) else lo <= a <= hi for a, lo, hi in zip(actual, low, high)]  # type: ignore[operator]
 
 
-def whatif_forest(rows: Sequence[tuple[str, str, float, float | None, float | None]]) -> Figure:
-    """Draw changes against the first calendar in percent: (label, kind, value, low, high); placebos are diamonds."""
-    canvas = Canvas()
-    reach = 1.1 * max(abs(v) for row in rows for v in row[2:] if isinstance(v, (int, float))) or 1.0
-    for y, (label, kind, value, low, high) in enumerate(reversed(rows)):
-        holds = low is not None and high is not None and low <= 0 <= high
-        answer = ("x-thin" if low is None or high is None else "circle-open" if holds else "circle", "model")
-        symbol, colour = ("diamond-open", "muted") if kind == "placebo" else answer
-        _interval(canvas, y, (value, low, high), reach, symbol, colour)
-        at = gap_place(Estimate(value=value, low=low, high=high), -2)
-        text = f"{number(value, at, sign=True)} % {span(low, high, at, sign=True)}"
-        _name_row(canvas, y, html.escape(short(label, 30)), text, html.escape(label))
-    return _finish_forest(canvas, len(rows), reach, " %")
-
-
-def whatif_daily(entry: WhatIfDaily) -> Figure:
-    """Draw, for each further calendar, its change of each day against the first; a single calendar is drawn itself."""
-    canvas, (first, *others) = Canvas(), entry.values
-    base = entry.values[first]
-    for i, calendar in enumerate(others or [first]):
-        colour, symbol, dash = SERIES[i % len(SERIES)]
-        values = entry.values[calendar]
-        change = [None if v is None or b is None else v - b for v, b in zip(values, base)] if others else values
-        said = (
-            f"{html.escape(short(calendar, 30))}, %{{x|%a %-d %b}}: %{{y:{'+' if others else ''},.3~g}}<extra></extra>"
-        )
-        canvas.line(_iso(entry.day), change, colour, 1.6, dash)
-        canvas.points(_iso(entry.day), change, colour, symbol, 6, hovertemplate=said)
-    if others:
-        canvas.rule(y=0)
-    drawn = [v for trace in canvas.data for v in trace["y"]]
-    canvas.axes = {"xaxis": {"tickformat": "%-d %b"}, "yaxis": _from_zero(drawn)}
-    return canvas.finish(280, top=10)
-
-
 # strokes that several drawings share ---------------------------------------------------------------------------------
 
 
 def _forecast(entry: DailyTotals, size: float = 6) -> Canvas:
     canvas, ahead = Canvas(), entry.forecast
-    x, hover = _iso(ahead.day), f"%{{x|%a %-d %b}}: %{{y:{_form(entry)}}}<extra></extra>"
+    x, hover = iso(ahead.day), f"%{{x|%a %-d %b}}: %{{y:{_form(entry)}}}<extra></extra>"
     for happening in entry.events:
-        canvas.shade(_edge(happening.start, -1), _edge(happening.end or happening.start, 0), "shade")
+        canvas.shade(edge(happening.start, -1), edge(happening.end or happening.start, 0), "shade")
     if any(v is not None for v in ahead.low) and any(v is not None for v in ahead.high):
         canvas.line(x, ahead.high, "band", 0)
         canvas.line(x, ahead.low, "band", 0, fill="tonexty", fillcolor=LIGHT["band"])
-    canvas.line(_iso(entry.past.day), entry.past.value, "ink", 1.4, hovertemplate=hover)
+    canvas.line(iso(entry.past.day), entry.past.value, "ink", 1.4, hovertemplate=hover)
     canvas.line(x, ahead.value, "model", 2.2, "dash", hovertemplate=f"forecast {hover}")
     if any(v is not None for v in ahead.actual):
         canvas.line(x, ahead.actual, "ink", 0.8)
@@ -257,15 +220,15 @@ def _forecast(entry: DailyTotals, size: float = 6) -> Canvas:
                               size + 1 if out else size - 1.5,
                               hovertemplate=f"happened {hover}")  # fmt: skip
     if entry.cutoff:
-        canvas.rule(x=_edge(entry.cutoff, 0), colour="muted")
+        canvas.rule(x=edge(entry.cutoff, 0), colour="muted")
         for text, anchor, shift in (("past", "right", -3), ("forecast", "left", 3)):
-            canvas.words(text, colour="muted", x=_edge(entry.cutoff, 0), xanchor=anchor, xshift=shift,
+            canvas.words(text, colour="muted", x=edge(entry.cutoff, 0), xanchor=anchor, xshift=shift,
                          y=1, yref="paper", yanchor="bottom")  # fmt: skip
     _number_events(canvas, entry)
     days = [*entry.past.day, *ahead.day]
-    bounds = {"range": [_edge(min(days), -1), _edge(max(days), 0)]} if days else {}
+    bounds = {"range": [edge(min(days), -1), edge(max(days), 0)]} if days else {}
     drawn = [*entry.past.value, *ahead.value, *ahead.high, *ahead.actual]
-    canvas.axes = {"xaxis": {"tickformat": "%-d %b", **bounds}, "yaxis": _from_zero(drawn)}
+    canvas.axes = {"xaxis": {"tickformat": "%-d %b", **bounds}, "yaxis": from_zero(drawn)}
     return canvas
 
 
@@ -290,15 +253,6 @@ def _wilson_bars(row: Reliability, n: Sequence[float | None], colour: str) -> di
             "array": [high - o for o, _, high in known], "arrayminus": [o - low for o, low, _ in known]}  # fmt: skip
 
 
-def _finish_forest(canvas: Canvas, n: int, reach: float, suffix: str = "") -> Figure:
-    canvas.rule(x=0)
-    for edge in range(1, n):
-        canvas.rule(y=edge - 0.25, colour="grid")
-    canvas.axes["yaxis"] = {"visible": False, "range": [-0.3, n - 0.2]}
-    canvas.axes["xaxis"] = {"range": [-reach, reach], "nticks": 5, "ticksuffix": suffix, "tickformat": "~g"}
-    return canvas.finish(60 + 46 * n, top=26, left=8)
-
-
 def _reach(rows: Sequence[Difference], best: str | None) -> float:
     """Half of the axis: wide enough for the deciding row, not stretched by a row that is beaten by far."""
     halves = [(r.high - r.low) / 2 for r in rows if r.low is not None and r.high is not None]
@@ -307,48 +261,6 @@ def _reach(rows: Sequence[Difference], best: str | None) -> float:
     return max(1.15 * max(ends, default=0.0), 4 * statistics.median(halves) if halves else 0.0) or 1.0
 
 
-def _interval(
-    canvas: Canvas,
-    y: float,
-    figures: tuple[float | None, float | None, float | None],
-    reach: float,
-    symbol: str,
-    colour: str,
-) -> None:
-    value, low, high = figures
-    if value is None:
-        return
-    is_off = abs(value) > reach
-    if not is_off and low is not None and high is not None:
-        canvas.line([max(low, -reach), min(high, reach)], [y, y], colour, 2.5)
-    symbol = ("triangle-right" if value > 0 else "triangle-left") if is_off else symbol
-    canvas.points([math.copysign(0.95 * reach, value) if is_off else value], [y], colour, symbol, 11)
-
-
-def _name_row(canvas: Canvas, y: float, text: str, value: str = "", full: str = "") -> None:
-    """Write a row's name above its line at the left, its figure at the right: no margin that could clip."""
-    where: dict[str, Any] = {"xref": "paper", "y": y, "yref": "y", "yshift": 17}
-    hover: dict[str, Any] = {"hovertext": f"{full}<br>{value}"} if full else {}
-    canvas.words(text, x=0, xanchor="left", **where, **hover)
-    if value:
-        canvas.words(value, x=1, xanchor="right", name="value", **where, **hover)
-
-
-def _from_zero(values: Sequence[float | None], nticks: int = 5) -> dict[str, Any]:
-    """An axis of amounts that shows 0; k and M only where they shorten, as `~s` would write a fifth as 200m."""
-    top = max((abs(v) for v in values if v is not None), default=0.0)
-    return {"rangemode": "tozero", "nticks": nticks, "tickformat": "~s" if top >= 1000 else "~g"}
-
-
 def _form(entry: DailyTotals) -> str:
     values = [abs(v) for v in (*entry.past.value, *entry.forecast.value) if v is not None]
     return ",.0f" if max(values, default=0.0) >= 20 else ",.1f"
-
-
-def _edge(value: date, days: int) -> str:
-    """A day's mark stands at its midnight; half a day before (-1) and after (0) are the edges of its column."""
-    return f"{value + timedelta(days=days)}T12:00"
-
-
-def _iso(days: Sequence[date]) -> list[str]:
-    return [d.isoformat() for d in days]

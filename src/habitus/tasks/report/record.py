@@ -3,53 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, Field, ValidationError, model_validator
 
 from habitus.core.errors import ArtifactError
+from habitus.tasks.report.part import FROZEN, Days, Number, Numbers, same_length
+from habitus.tasks.report.record_whatif import WhatIf
 
 FORMAT = 1
 
 
-def _finite(value: Any) -> Any:
-    """NaN and infinities mean "could not be computed", as null does."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _some(value: Any) -> Any:
-    return value if value is not None else []
-
-
-Number = Annotated[float | None, BeforeValidator(_finite)]
-Numbers = Annotated[list[Number], BeforeValidator(_some)]
-Days = Annotated[list[date], BeforeValidator(_some)]
-
-
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-def filled(values: list[Number], n: int) -> list[Number]:
-    """Give a column that may be absent as `n` values, unknown ones as None.
-
-    >>> filled([], 2)
-    [None, None]
-    """
-    return values or [None] * n
-
-
-def _same_length(part: Any, first: str, *others: str) -> Any:
-    """Columns that stand beside each other are of one length; an absent column is empty."""
-    n = len(getattr(part, first))
-    for name in others:
-        found = len(getattr(part, name))
-        if found not in (0, n):
-            raise ValueError(f"{found} values of {name!r} for {n} of {first!r}")
-    return part
+    model_config = FROZEN
 
 
 class Estimate(_Part):
@@ -69,7 +37,7 @@ class Daily(_Part):
 
     @model_validator(mode="after")
     def _aligned(self) -> Daily:
-        return _same_length(self, "day", "events", "active_users")
+        return same_length(self, "day", "events", "active_users")
 
 
 class Data(_Part):
@@ -146,7 +114,7 @@ class Reliability(_Part):
 
     @model_validator(mode="after")
     def _aligned(self) -> Reliability:
-        return _same_length(self, "predicted", "observed", "n")
+        return same_length(self, "predicted", "observed", "n")
 
 
 class Epoch(_Part):
@@ -163,7 +131,7 @@ class Past(_Part):
 
     @model_validator(mode="after")
     def _aligned(self) -> Past:
-        return _same_length(self, "day", "value")
+        return same_length(self, "day", "value")
 
 
 class Forecast(Past):
@@ -173,7 +141,7 @@ class Forecast(Past):
 
     @model_validator(mode="after")
     def _aligned(self) -> Forecast:
-        return _same_length(self, "day", "value", "low", "high", "actual")
+        return same_length(self, "day", "value", "low", "high", "actual")
 
 
 class Happening(_Part):
@@ -206,47 +174,6 @@ class DailyTotals(_Part):
     past: Past = Past()
     forecast: Forecast = Forecast()
     events: list[Happening] = []
-
-
-class WhatIfRow(_Part):
-    """A total under one calendar; `difference`, `low` and `high` are against the first calendar."""
-
-    target: str
-    calendar: str = ""
-    event: str | None = None
-    unit: str | None = None
-    total: Number = None
-    difference: Number = None
-    low: Number = None
-    high: Number = None
-    n_users: int | None = None
-
-
-class Change(_Part):
-    calendar: str
-    event: str
-    type: str | None = None
-    start: date | None = None
-    what: str | None = None
-    kind: str | None = None
-    n_past: int | None = None
-    warning: str | None = None
-
-
-class WhatIfDaily(_Part):
-    target: str
-    day: Days = []
-    values: dict[str, Numbers] = {}
-
-
-class WhatIf(_Part):
-    cutoff: date | None = None
-    level: float | None = Field(None, validation_alias=AliasChoices("level", "coverage"))
-    calendars: list[str] = []
-    rows: list[WhatIfRow] = []
-    changes: list[Change] = []
-    daily: list[WhatIfDaily] = []
-    placebo: list[WhatIfRow] = []
 
 
 class Recipe(_Part):

@@ -151,6 +151,8 @@ def _asked(
         "importance": [],
         "n_events_left_out": 0,
     }
+    for row in section["rows"]:
+        row["verdict"] = placebos_of.verdict(row, section["placebo"])
     if coming:
         rest = found[n_before:]
         section["importance"] = importance(coming, named[0], rest, base.samples.user, targets, units)

@@ -25,6 +25,7 @@ from habitus.tasks.whatif.evidence import ROW, Change
 
 N_STRATA = 5
 AFTER = (2, 8)  # days after the window, first and last
+NEAR_ZERO = ("just after", "past day")  # kinds that should move nothing
 NOTHING = ("the same calendar again", "an event announced after the cut-off")
 Row = dict[str, Any]
 
@@ -128,6 +129,21 @@ def summed(
                 | {"difference": float(found.mean()), "low": float(found.min()), "high": float(found.max())}
             )
     return rows
+
+
+def verdict(row: dict[str, Any], placebo: list[dict[str, Any]]) -> str:
+    """Say how the difference of a row of totals reads beside its placebos.
+
+    nothing: exactly 0. unknown: no interval. noise: the interval holds 0, or a placebo that should be near 0 moved as
+    much. clear: neither.
+    """
+    if row["difference"] == 0:
+        return "nothing"
+    if row["low"] is None:
+        return "unknown"
+    beside = [p for p in placebo if (p["target"], p["calendar"]) == (row["target"], row["calendar"])]
+    moved = max((abs(p[end]) for p in beside if p["kind"] in NEAR_ZERO for end in ("low", "high")), default=0.0)
+    return "noise" if row["low"] <= 0 <= row["high"] or abs(row["difference"]) <= moved else "clear"
 
 
 # calendars made of rows --------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-SHOULD = {"just after": "should be near 0", "past day": "should be near 0"}
 N_EVENTS = 8  # of the ranked table
+N_SEGMENTS = 6  # the largest
 
 
 def summary(section: dict[str, Any]) -> str:
@@ -42,7 +42,8 @@ def _difference(row: dict[str, Any], section: dict[str, Any]) -> str:
         for p in section["placebo"]
         if (p["target"], p["calendar"]) == (row["target"], row["calendar"])
     )
-    text = f"{_total(row, section)}  difference {row['difference']:+,.1f}{spread}"
+    word = {"clear": "", "noise": ", may be noise"}.get(row["verdict"], "")
+    text = f"{_total(row, section)}  difference {row['difference']:+,.1f}{spread}{word}"
     return f"{text}\n    {'placebos: ' + beside}" if beside else text
 
 
@@ -110,18 +111,19 @@ def _nothing(section: dict[str, Any]) -> list[str]:
 
 
 def _segments(section: dict[str, Any]) -> list[str]:
-    names, rows = section["calendars"], section["segments"]
-    if not rows:
-        return []
-    lines = ["By segment:"]
-    for row in rows:
-        if row["calendar"] != names[0]:
+    """Name the largest segments; all stand in the section."""
+    first, rows = section["calendars"][0], section["segments"]
+    sizes = {row["segment"]: row["n_users"] for row in rows}
+    shown = sorted(sizes, key=lambda name: -sizes[name])[:N_SEGMENTS]
+    lines = [f"By {section['segment_by']}:"] if rows else []
+    for row in sorted((r for r in rows if r["segment"] in shown), key=lambda r: shown.index(r["segment"])):
+        if row["calendar"] != first:
             spread = "" if row["low"] is None else f" [{row['low']:+,.1f}, {row['high']:+,.1f}]"
             lines.append(
                 f"  {row['segment']:<16} {row['n_users']:>8,} users  {row['calendar']:<16} {row['target']:<12} "
                 f"total {row['total']:>12,.1f}{_unit(row)}  difference {row['difference']:+,.1f}{spread}"
             )
-    return lines
+    return lines + ([f"  and {len(sizes) - len(shown)} smaller"] if len(sizes) > len(shown) else [])
 
 
 def _events(section: dict[str, Any]) -> list[str]:
