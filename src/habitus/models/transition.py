@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Self
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -81,7 +82,7 @@ class Transition(Tables):
     def _pairs(self, batch: EventBatch, step: int) -> tuple[Tensor, Tensor]:
         """Code a * n_rows + b of each pair `step` further apart than neighbours, and its weight."""
         given, told = batch.ids[..., self.column], batch.next_ids[..., self.column]
-        width = given.shape[1] - step
+        width = max(given.shape[1] - step, 0)
         given, told, asked = given[:, :width], told[:, step:], batch.is_target[:, step:]
         is_counted = asked & (told >= FIRST) & (given >= FIRST)
         code = given[is_counted] * self.n_rows + told[is_counted]
@@ -90,21 +91,14 @@ class Transition(Tables):
     def tuned(
         self,
         loader: Iterable[EventBatch],
-        smoothing: Sequence[float] = (1.0, 3.0, 10.0, 30.0, 100.0),
+        smoothing: Sequence[float] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
         last_k: Sequence[int] = (1, 3, 5),
-        decay: Sequence[float] = (0.5, 0.8),
+        decay: Sequence[float] = (0.4, 0.6, 0.8),
     ) -> Self:
         """Give the same counts under the smoothing, K and decay of the highest likelihood on a loader's targets."""
         grid = [(m, k, d) for m, k, d in product(smoothing, last_k, decay) if k > 1 or d == decay[0]]
-        changes = [{"smoothing": m, "last_k": k, "decay": d} for m, k, d in grid]
-        candidates = [self._with(change) for change in changes]
-        gains = torch.zeros(len(grid), dtype=torch.float64)
-        for batch in loader:
-            row, place = batch.is_target.nonzero(as_tuple=True)
-            told = batch.next_ids[row, place, self.column]
-            for i, candidate in enumerate(candidates):
-                gains[i] += candidate.log_share(batch, row, place, told).sum()
-        return candidates[int(gains.argmax())]
+        candidates = [self._with({"smoothing": m, "last_k": k, "decay": d}) for m, k, d in grid]
+        return candidates[int(np.argmax(likelihoods(candidates, loader)))]
 
     def _with(self, change: dict[str, float]) -> Self:
         other = type(self)(self.config.model_copy(update=change), self.shape)
@@ -178,3 +172,15 @@ def _shares(count: Tensor) -> Tensor:
     share = count + 1
     share[:FIRST] = 0
     return (share / share.sum().clamp(min=1)).float()
+
+
+def likelihoods(models: Sequence[Transition], loader: Iterable[EventBatch]) -> list[float]:
+    """Give the summed log share of a loader's known targets under each model."""
+    gains = np.zeros(len(models))
+    for batch in loader:
+        column = models[0].column
+        is_known = batch.is_target & (batch.next_ids[..., column] >= FIRST)
+        row, place = is_known.nonzero(as_tuple=True)
+        told = batch.next_ids[row, place, column]
+        gains += [float(model.log_share(batch, row, place, told).double().sum()) for model in models]
+    return gains.tolist()

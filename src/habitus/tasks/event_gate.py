@@ -10,7 +10,7 @@ import numpy as np
 from habitus.core.errors import ConfigError, nearest
 from habitus.metrics.ranking import row_scores
 from habitus.models.popularity import Popularity, PopularityConfig
-from habitus.models.transition import Transition, TransitionConfig
+from habitus.models.transition import Transition, TransitionConfig, likelihoods
 from habitus.tasks.ranked import Seen, mixed, ranked
 from habitus.tokens.batch import EventBatch
 from habitus.tokens.events import EventShape
@@ -21,6 +21,7 @@ NAMES = {
     "transition": "transition graph",
 }
 SHARES = (0.1, 0.2, 0.3, 0.5)
+REACHES = (1, 3, 10)  # steps between the events of a pair, of the graphs that validation chooses from
 
 
 def counted(
@@ -29,15 +30,17 @@ def counted(
     """Count one row of the gate.
 
     `popularity`: how often each value is a target in train. `popularity_7d`: in the 7 days before the end of
-    validation, that is before the test begins. `transition`: what follows what in train; its smoothing, and how many
-    last events vote, by the likelihood of validation. Errors: `ConfigError` for another name.
+    validation, that is before the test begins. `transition`: what follows what in train; how far a pair may
+    reach, its smoothing, and how many last events vote, by the likelihood of validation. Errors: `ConfigError` for another name.
     """
     if name == "popularity":
         return Popularity.counted(PopularityConfig.parse({"field": field}), shape, train)
     if name == "popularity_7d":
         return Popularity.counted(PopularityConfig.parse({"field": field, "days": 7}), shape, train).also(valid)
     if name == "transition":
-        return Transition.counted(TransitionConfig.parse({"field": field}), shape, train).tuned(valid)
+        configs = [TransitionConfig.parse({"field": field, "reach": reach}) for reach in REACHES]
+        graphs = [Transition.counted(config, shape, train).tuned(valid) for config in configs]
+        return graphs[int(np.argmax(likelihoods(graphs, valid)))]
     meant = nearest(name, NAMES)
     fix = f"did you mean {meant!r}?" if meant else ""
     raise ConfigError(f"rows out of: {', '.join(NAMES)}", repr(name), where="gate.rows", fix=fix)

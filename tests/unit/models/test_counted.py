@@ -156,6 +156,14 @@ def test_tuning_takes_the_likeliest() -> None:
     both = [model._with({"smoothing": m}).log_share(valid[0], row, place, told).sum() for m in (0.01, 1e6)]
     assert tuned.config.smoothing == (0.01, 1e6)[int(both[1] > both[0])]  # random events: the graph is noise
     assert tuned.config.smoothing == 1e6
+    lost = replace(valid[0], next_ids=valid[0].next_ids.clone())
+    lost.next_ids[0, :, 1] = 1  # what nobody can tell must not make all candidates alike
+    assert model.tuned([lost], smoothing=(0.01, 1e6), last_k=(1,)).config.smoothing == 1e6
+
+
+def test_pairs_further_apart_than_a_row_is_long_are_none() -> None:
+    short = event_batch(6, SHAPE, 1, n_events=2)
+    assert len(Transition.counted(TransitionConfig(reach=5), SHAPE, [short]).follower)
 
 
 def test_popularity_by_hand_for_every_day() -> None:
