@@ -31,7 +31,8 @@ def counted(
 
     `popularity`: how often each value is a target in train. `popularity_7d`: in the 7 days before the end of
     validation, that is before the test begins. `transition`: what follows what in train; how far a pair may
-    reach, its smoothing, and how many last events vote, by the likelihood of validation. Errors: `ConfigError` for another name.
+    reach, its smoothing, and how many last events vote, by the likelihood of validation. Errors: `ConfigError` for
+    another name.
     """
     if name == "popularity":
         return Popularity.counted(PopularityConfig.parse({"field": field}), shape, train)
