@@ -15,8 +15,9 @@ from habitus.core.seeds import derive
 from habitus.data.ingest import ingest
 from habitus.data.log import EventLog
 from habitus.data.schema import Schema
-from habitus.data.sources.event_worlds import TailWorld, event_world
+from habitus.data.sources.event_worlds import RulesWorld, TailWorld, event_world
 from habitus.data.sources.online_retail import FOLDER
+from habitus.data.sources.stats_se import stats_se
 from habitus.data.store import Store
 from habitus.tokens.event_loader import EventLoader
 from habitus.tokens.event_split import EventSplit
@@ -48,6 +49,47 @@ def store_of(name: str) -> Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         ingest({"tail": _tail, "journey": _journey, "retail": _retail}[name](), path)
     return Store.open(path)
+
+
+def generation_split(name: str) -> EventSplit:
+    """Give the split of a log of `generation_log`: the test begins where futures begin."""
+    until, *days = {
+        "journey": ("2017-09-30", "2017-10-01", "2017-10-31", "2017-11-01", "2017-11-14"),
+        "stats": ("2014-05-31", "2014-06-01", "2014-06-30", "2014-07-01", "2014-07-14"),
+        "rules": ("2023-02-15", "2023-02-16", "2023-02-28", "2023-03-01", "2023-03-14"),
+    }[name]
+    return EventSplit.parse({"protocol": "time", "train_until": until, "valid": days[:2], "test": days[2:]})
+
+
+def generation_log(name: str) -> Store:
+    """Open the store of a log for futures, made at the first call.
+
+    `journey`: lines of Complete Journey, type = department, amount = spend. `stats`: Stats.StackExchange. `rules`: a
+    `RulesWorld`.
+    """
+    path = RUNS / "generate" / f"{name}.store"
+    if not path.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name == "stats":
+            log = stats_se(DATA / "stats_se")
+        else:
+            log = _departments() if name == "journey" else event_world(RulesWorld.parse({}))
+        ingest(log, path)
+    return Store.open(path)
+
+
+def _departments() -> EventLog:
+    folder = DATA / "complete_journey"
+    lines, products = (pl.read_parquet(folder / f"{name}.parquet") for name in ("transactions", "products"))
+    joined = lines.join(products, on="product_id", how="left", maintain_order="left")
+    table = joined.select(
+        user=pl.col("household_id").cast(pl.String),
+        time=pl.col("transaction_timestamp"),
+        type=pl.col("department").fill_null("none"),
+        spend=pl.col("sales_value"),
+    )
+    events = {"user": "user", "time": "time", "type": "type", "amounts": {"spend": {"value": "spend", "unit": "USD"}}}
+    return EventLog(Schema.parse({"name": "departments", "time_zone": "UTC", "events": events}), table)
 
 
 def _tail() -> EventLog:

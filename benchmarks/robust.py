@@ -39,23 +39,17 @@ from habitus.training.objectives.robust import RobustConfig, post_hoc
 TAUS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25)
 LENGTH = {"tail": 64, "journey": 64, "retail": 64}
 MIN_COUNT = {"tail": 1, "journey": 1, "retail": 10}
-EPOCHS = {"tail": (20, 8), "journey": (8, 4), "retail": (6, 3)}
+EPOCHS = {"tail": (18, 4), "journey": (8, 3), "retail": (5, 2)}
 VARIANTS: tuple[dict[str, Any], ...] = (
     {"name": "erm"},
     {"name": "class_balanced", "beta": 0.99},
     {"name": "class_balanced", "beta": 0.999},
     {"name": "logit_adjusted", "tau": 0.25},
     {"name": "logit_adjusted", "tau": 0.5},
-    {"name": "logit_adjusted", "tau": 1.0},
     {"name": "focal", "focus": 1.0},
-    {"name": "focal", "focus": 2.0},
-    {"name": "group_dro", "eta": 0.0005},
     {"name": "group_dro", "eta": 0.002},
-    {"name": "kl_dro", "temperature": 4.0},
     {"name": "kl_dro", "temperature": 2.0},
-    {"name": "kl_dro", "temperature": 1.0},
     {"name": "kl_dro", "temperature": 4.0, "level": "sample"},
-    {"name": "kl_dro", "temperature": 2.0, "level": "sample"},
     {"name": "box_dro", "kappa": 0.3, "gamma": 0.25},
     {"name": "box_dro", "kappa": 1.0, "gamma": 0.25},
     {"name": "box_dro", "kappa": 1.0, "gamma": 0.5},
@@ -75,7 +69,7 @@ def main() -> None:
     if options.tables:
         tables(is_recorded=options.record)
     elif options.size == "small":
-        found = study("tail", 0, (2, 1), VARIANTS[::5])
+        found = study("tail", 0, (2, 1), VARIANTS[::6])
         report(f"tail, short: {len(found['variants'])} variants", [found])
     elif options.log is None:
         print("  name one: --log tail, journey or retail; then --tables")
@@ -94,20 +88,20 @@ def study(name: str, seed: int, epochs: tuple[int, int], variants: tuple[dict[st
     )
     spec = fit_event_spec(store, tokens, split)
     parts = {p: prepare_events(store, spec, split, p) for p in ("train", "valid", "test")}
-    loader = EventLoader(parts["train"], tokens_per_batch=1024, is_training=True, seed=seed)
+    loader = EventLoader(parts["train"], tokens_per_batch=2048, is_training=True, seed=seed)
     counts = _counts(loader, spec)
     config = BehaveGPTConfig.parse(
         {"size": "tiny", "form": "paper", "n_blocks": 2, "inputs": ["gap", "weekday", "slot", "type"]}
     )
     gaps = GapBins.of(spec.gap_edges)
     base = BehaveGPT(config, spec.shape, seed=seed)
-    train(base, JointEvents((), ("type",), {"type": counts}, gaps), loader, range(epochs[0]), seed=seed)
+    train(base, JointEvents((), ("type",), {"type": counts}, gaps), loader, range(epochs[0]), lr=3e-3, seed=seed)
     found: dict[str, Any] = {"log": name, "seed": seed, "variants": list(variants), "counts": counts.numpy()}
     for i, knobs in enumerate(variants):
         began, model = time.perf_counter(), copy.deepcopy(base)
         robust = RobustConfig.parse({**knobs, "warm_up": 0.0})
         objective = JointEvents((), ("type",), {"type": counts}, gaps, robust)
-        train(model, objective, loader, range(epochs[0], sum(epochs)), lr=1e-3, seed=seed)
+        train(model, objective, loader, range(epochs[0], sum(epochs)), lr=1.5e-3, seed=seed)
         for part in ("valid", "test"):
             told, truth, user, ce = guesses(model, parts[part], counts)
             found |= {f"{part}_y": truth, f"{part}_user": user, f"{part}_told_{i}": told, f"{part}_ce_{i}": ce}
