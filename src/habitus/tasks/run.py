@@ -15,21 +15,24 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import habitus
 from habitus.core.atomic import new_file, write_json
 from habitus.core.errors import ArtifactError, ConfigError, FingerprintError
 from habitus.data.store import Store
+from habitus.tasks.event_recipe import EventRecipe, read_recipe
 from habitus.tasks.recipe import Recipe
+
+R = TypeVar("R", bound=Recipe | EventRecipe)
 
 
 @dataclass(frozen=True)
-class Run:
-    """An opened run folder."""
+class Run(Generic[R]):
+    """An opened run folder, of user-days or of events as its recipe says."""
 
     path: Path
-    recipe: Recipe
+    recipe: R
     store: Store
 
     @property
@@ -44,7 +47,7 @@ def start_run(recipe_path: str | Path, out: str | Path | None = None, store: str
     Errors: `ConfigError` when the folder holds a run of another recipe; `FingerprintError` when the store has changed
     since that run began.
     """
-    recipe = Recipe.read(recipe_path)
+    recipe = read_recipe(recipe_path)
     path = Path(out) if out is not None else Path("runs") / recipe.name
     opened = Store.open(store if store is not None else recipe.store)
     text = Path(recipe_path).read_text("utf-8")
@@ -72,7 +75,7 @@ def open_run(path: str | Path | Run, store: str | Path | None = None) -> Run:
             "a run folder with run.json", "none", where=str(path), fix="run `habitus train RECIPE` first"
         )
     facts = json.loads((path / "run.json").read_text("utf-8"))
-    return Run(path, Recipe.read(path / "recipe.toml"), Store.open(store if store is not None else facts["store"]))
+    return Run(path, read_recipe(path / "recipe.toml"), Store.open(store if store is not None else facts["store"]))
 
 
 def read_metrics(run: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from habitus.data.cutoffs import Part, Samples, days_of, samples_of
 from habitus.models.artifact import Card, save_artifact
 from habitus.models.heads import fit_head, n_outputs
 from habitus.models.lumos import Lumos, LumosConfig, LumosShape
+from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.forecast import Heads, fit_calibration, forecast
 from habitus.tasks.recipe import Recipe
 from habitus.tasks.run import Run, start_run, update_metrics
@@ -36,7 +37,8 @@ def train(
 
     First on the train cut-offs with early stopping on the validation cut-offs; calibrators are fitted on the forecasts
     of these models for validation. Then, with `refit`, again from the start on train + gap + validation, for as many
-    epochs as the first pass chose. The test cut-offs are never read.
+    epochs as the first pass chose. The test cut-offs are never read. A recipe for a model of events takes
+    `train_events` instead.
 
     Parameters
     ----------
@@ -54,6 +56,10 @@ def train(
     run = start_run(recipe, out, store)
     chosen = run.recipe if seeds is None else run.recipe.model_copy(update={"seeds": tuple(seeds)})
     run = Run(run.path, chosen, run.store)
+    if isinstance(chosen, EventRecipe):
+        from habitus.tasks.train_events import train_events
+
+        return train_events(run)
     plan = _plan(run)
     searched = [_search(run, plan, seed) for seed in chosen.seeds]
     validated = forecast([member for member, _ in searched], plan.heads, plan.valid)
