@@ -152,7 +152,7 @@ def test_shocks_are_shared_and_the_truth_is_their_mean():
 def test_null_events_change_nothing_and_are_listed():
     world = sim.ready_made("independent", n_users=200, n_days=70)
     effects = sim.effects(world, last_cutoff(world, HORIZON), HORIZON)
-    assert set(effects["planted_type"]) == {"sale", "campaign", "mailing", "festival"}
+    assert set(effects["planted_type"]) == {"sale", "campaign", "mailing", "parade", "festival"}
     measures = effects.select(pl.selectors.ends_with("_effect"))
     assert measures.width == 4
     assert measures.select(pl.all().abs().max()).row(0) == (0.0,) * 4
@@ -177,8 +177,8 @@ def test_an_audience_can_be_changed_and_an_event_moved(world):
     gone = calendar.without(events=[event])
     moved_away, without = (sim.expected(world, cutoff, HORIZON, c) for c in (moved, gone))
     assert moved_away.equals(without)
-    unknown = type(calendar).build([{"type": "parade", "start": cutoff}])
-    with pytest.raises(CalendarError, match="parade"):
+    unknown = type(calendar).build([{"type": "carnival", "start": cutoff}])
+    with pytest.raises(CalendarError, match="carnival"):
         sim.expected(world, cutoff, HORIZON, unknown)
 
 

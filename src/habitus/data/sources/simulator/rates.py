@@ -194,7 +194,7 @@ def calendar_of(world: World, *, users_per_step: int = 200_000) -> Calendar:
 
     >>> from habitus.data.sources.simulator.world import ready_made
     >>> calendar_of(ready_made("effects", n_users=30, n_days=70)).types
-    ('campaign', 'festival', 'mailing', 'sale')
+    ('campaign', 'festival', 'mailing', 'parade', 'sale')
     """
     from habitus.data.calendar import Calendar
 

@@ -68,7 +68,7 @@ def effects(world: World, cutoff: dt.date, horizon: int) -> pl.DataFrame:
     >>> world = ready_made("effects", n_users=100, n_days=70)
     >>> table = effects(world, last_cutoff(world, 28), 28)
     >>> sorted(table["planted_type"].unique()), float(table.filter(planted_type="festival")["count_effect"].sum())
-    (['campaign', 'festival', 'mailing', 'sale'], 0.0)
+    (['campaign', 'festival', 'mailing', 'parade', 'sale'], 0.0)
     """
     return pl.concat(effect_blocks(world, cutoff, horizon))
 

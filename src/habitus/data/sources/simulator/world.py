@@ -231,7 +231,8 @@ def ready_made(name: str, *, n_users: int = 20_000, n_days: int = 420, seed: int
     """Give one of four worlds; each has every one of its planted types on in the last `horizon` days.
 
     - `effects`: a sale for all (people wait before it and buy less after), campaigns to random audiences, mailings
-      targeted at active users, a festival at each seasonal peak that does nothing, and shocks that all users share.
+      targeted at active users, a parade that does nothing, a festival at each seasonal peak that does nothing either
+      but seems to, and shocks that all users share.
     - `independent`: the same calendar with no effect at all.
     - `late`: a flash sale that works but is announced only after it has begun; no cut-off may know of it ahead.
     - `order`: purchases follow a quiet week for half of the users and a busy one for the others (`OrderRule`).
@@ -239,7 +240,7 @@ def ready_made(name: str, *, n_users: int = 20_000, n_days: int = 420, seed: int
     Errors: `ConfigError` for another name.
 
     >>> [event.type for event in ready_made("effects").planted]
-    ['sale', 'campaign', 'mailing', 'festival']
+    ['sale', 'campaign', 'mailing', 'parade', 'festival']
     """
     makers = {"effects": _effects, "independent": _independent, "late": _late, "order": _order}
     if name not in makers:
@@ -280,6 +281,7 @@ def _effects(n_users: int, n_days: int, seed: int, horizon: int) -> World:
         Planted(
             type="mailing", starts=spread(42, 15, "mailing"), length=5, rate={"purchase": 0.4}, audience="targeted"
         ),
+        Planted(type="parade", starts=spread(40, 20, "parade"), length=2),
         Planted(type="festival", starts=tuple(int(p) for p in peaks), length=2),
     )
     season = Season(amplitude=0.25, period=period, peak=float(peaks[-1]))
