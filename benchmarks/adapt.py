@@ -113,9 +113,8 @@ def move(name: str, seed: int, *, n_steps: int) -> None:
     spec = dataclasses.replace(fit_event_spec(store, tokens, split), gap_edges=spec.gap_edges)
     whole, test = prepare_events(store, spec, split, "train"), prepare_events(store, spec, split, "test")
     gaps, column = GapBins.of(spec.gap_edges), spec.column("type")
-    print(
-        f"\n### {one} -> {other}, {n_steps} steps each, test\n\n| users | start | CE | Rec_w | Rec_m |\n|---|---|---|---|---|"
-    )
+    print(f"\n### {one} -> {other}, {n_steps} steps each, test\n")
+    print("| users | start | CE | Rec_w | Rec_m |\n|---|---|---|---|---|")
     for share in (0.01, 0.1, 1.0):
         some = _share(whole, share, seed)
         loader = EventLoader(some, tokens_per_batch=2048, is_training=True, seed=seed)
