@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from habitus.core.atomic import write_json
 from habitus.data.calendar import to_date
@@ -23,6 +24,7 @@ from habitus.tasks.run import Run, start_run, update_metrics
 from habitus.tokens.loader import DayLoader, Inputs, prepare
 from habitus.tokens.spec import InputSpec, fit_spec
 from habitus.training.fit import Fitted, fit
+from habitus.training.linear_start import LinearStart, fit_linear
 from habitus.training.objectives.multi_task import MultiTask, balanced
 
 
@@ -81,6 +83,7 @@ class Plan:
     everything: Inputs | None  # train + gap + validation, for the refit
     shape: LumosShape
     config: LumosConfig
+    linear: dict[str, LinearStart]  # by the name of the pass; empty without `profile_gain`
 
 
 def fit_heads(recipe: Recipe, inputs: Inputs) -> Heads:
@@ -122,17 +125,29 @@ def _plan(run: Run) -> Plan:
     inputs = prepare(store, spec, parts["train"])
     heads = fit_heads(recipe, inputs)
     window, day = _observed(inputs)
-    everything = parts["train"].joined(parts["gap"], parts["valid"])
+    config: LumosConfig = recipe.model_config_of_choice()  # type: ignore[assignment]
+    samples = parts["train"].joined(parts["gap"], parts["valid"])
+    everything = prepare(store, spec, samples) if recipe.refit else None
+    passes = {"search": inputs, "refit": everything} if config.profile_gain else {}
     return Plan(
         spec=spec,
         heads=heads,
         start=balanced([*heads.window, *heads.day], [*window, *day]),
         train=inputs,
         valid=prepare(store, spec, parts["valid"]),
-        everything=prepare(store, spec, everything) if recipe.refit else None,
+        everything=everything,
         shape=shape_of(spec, heads),
-        config=recipe.model_config_of_choice(),  # type: ignore[arg-type]
+        config=config,
+        linear={name: linear_start(heads, found) for name, found in passes.items() if found is not None},
     )
+
+
+def linear_start(heads: Heads, inputs: Inputs) -> LinearStart:
+    """Fit the straight way from the profile on prepared samples, the same for every seed."""
+    assert inputs.measured is not None, "a start needs targets"
+    value, is_observed = inputs.measured.value, inputs.measured.is_observed
+    columns = (torch.from_numpy(inputs.profile), torch.from_numpy(value), torch.from_numpy(is_observed))
+    return fit_linear(heads.window, *columns)
 
 
 def _search(run: Run, plan: Plan, seed: int) -> tuple[Lumos, Fitted]:
@@ -153,6 +168,8 @@ def _fit(
 ) -> tuple[Lumos, Fitted]:
     recipe = run.recipe
     model = Lumos(plan.config, plan.shape, seed=seed)
+    if name in plan.linear:
+        plan.linear[name].put_into(model)
     start = plan.start if recipe.weighting == "uncertainty" else None
     objective = MultiTask(plan.heads.window, recipe.weighting, plan.heads.day, start)
     loader = DayLoader(
