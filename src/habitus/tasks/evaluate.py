@@ -17,7 +17,10 @@ from habitus.data.targets import Measured, measure, measure_days
 from habitus.metrics import calibration, classification, regression
 from habitus.metrics.bootstrap import Resamples, distribution, of_draws, resamples
 from habitus.models.artifact import Artifact, update_artifact
+from habitus.tasks import ranking_scores
 from habitus.tasks.asked import Asked, asked, columns_of, open_others
+from habitus.tasks.evaluate_events import evaluate_events
+from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.forecast import Forecast, Heads, day_interval, day_totals, total_interval
 from habitus.tasks.gate import GateRow, gate_rows
 from habitus.tasks.recipe import Recipe
@@ -63,6 +66,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the model and every gate row once on the test cut-offs; leave the figures in RUN/metrics.json.
 
+    A run of events is ranked instead, see `evaluate_events`: its figures are the section `ranking`.
+
     Intervals are percentiles of a paired bootstrap over users: all rows see the same draws, and differences are taken
     within a draw. They do not hold the noise of seeds, which is shown beside as `seed_sd`. Nothing is tuned here.
 
@@ -76,6 +81,8 @@ def evaluate(
     does not match, `FingerprintError`, `CutoffError`, `TargetError` or `ConfigError` (see `asked.open_others`).
     """
     run = open_run(run, store)
+    if isinstance(run.recipe, EventRecipe):
+        return evaluate_events(run, [open_run(other, run.store.path) for other in against])
     recipe = run.recipe
     samples = samples_of(run.store, recipe.cutoffs, "test")
     others = open_others(run, against, samples)
@@ -111,6 +118,8 @@ def evaluate(
 
 def summary(metrics: dict[str, Any]) -> str:
     """Give the gate table and its verdicts as plain text."""
+    if "ranking" in metrics:
+        return ranking_scores.summary(metrics["ranking"])
     lines = []
     for target in metrics["targets"]:
         names = SHOWN["binary" if target["head"] == "binary" else "amount"]

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from habitus.core.errors import ConfigError
 from habitus.core.progress import track
+from habitus.core.registry import MODELS, resolve
 from habitus.data.cutoffs import ranges
 from habitus.data.store import Store
-from habitus.metrics.bootstrap import Resamples, distribution, of_draws, resamples
-from habitus.metrics.calibration import ece
-from habitus.metrics.classes import Groups, frequency_groups, macro_recall, n_classes, precision
-from habitus.metrics.ranking import row_scores
+from habitus.metrics.bootstrap import resamples
+from habitus.metrics.classes import Groups, frequency_groups, n_classes
+from habitus.models.artifact import load_artifact, update_artifact
 from habitus.tasks.event_gate import NAMES, best_share, counted
-from habitus.tasks.ranked import CELLS, Ranked, Seen, mixed, ranked, teller
+from habitus.tasks.event_recipe import EventRecipe
+from habitus.tasks.ranked import Ranked, Seen, Teller, mixed, ranked, teller
+from habitus.tasks.ranking_scores import differences, scores_of, table
+from habitus.tasks.run import Run, update_metrics
 from habitus.tokens.batch import EventBatch
 from habitus.tokens.event_loader import EventLoader, prepare_events
 from habitus.tokens.event_split import EventPart, EventSplit
 from habitus.tokens.events import EventSpec
-
-AT = (1, 5, 10, 20)
-MEASURES = ("hit_rate", "ndcg", "mrr")
-COMPARED = ("hit_rate@10", "ndcg@10", "mrr@10", "new_hit_rate@10", "new_ndcg@10", "recall_macro", "cross_entropy")
-LOWER_IS_BETTER = {"cross_entropy"}
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,28 @@ class Question:
         inputs = prepare_events(self.store, self.spec, self.split, part, context=context, unseen=is_unseen)
         return EventLoader(inputs, tokens_per_batch=self.tokens_per_batch)
 
+    @property
+    def has_new(self) -> bool:
+        """Whether what users had before may be left out: not for a field whose values come again by nature."""
+        return self.field == "item"
+
     def seen(self, loader: EventLoader) -> Seen | None:
-        """Give what users had before, in all their past; None for a field whose values come again by nature."""
-        return whole_past(loader, self.column) if self.field == "item" else None
+        """Give what users had before, in all their past; None where it is kept."""
+        return whole_past(loader, self.column) if self.has_new else None
+
+    def ranked(self, tell: Teller, part: EventPart = "test") -> Ranked:
+        """Rank the targets of a part, in the order of the log."""
+        loader = self.loader(part)
+        found = ranked(tell, loader, self.column, self.seen(loader))
+        return found.by(loader.stretches.low[found.sample] + found.place)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model to rank: its question, and its members, one per seed."""
+
+    question: Question
+    members: Sequence[Any]
 
 
 def whole_past(loader: EventLoader, column: int) -> Seen:
@@ -71,8 +89,7 @@ def whole_past(loader: EventLoader, column: int) -> Seen:
 
 
 def ranking(
-    question: Question,
-    models: dict[str, Sequence[Any]],
+    models: Mapping[str, Entry],
     *,
     gate: Sequence[str] = ("popularity", "popularity_7d", "transition"),
     n_resamples: int = 500,
@@ -84,7 +101,7 @@ def ranking(
     Parameters
     ----------
     models
-        By name, the members (one per seed) of each; the first model is the one that differences are for.
+        By name; the first is the one that differences are for. All ask for the same targets (see `check_alike`).
     gate
         Names of `event_gate.NAMES`.
     has_mix
@@ -94,41 +111,32 @@ def ranking(
     over users and do not hold the noise of seeds, which is `seed_sd`. A target unknown to the spec counts as missed
     everywhere, but not in the cross-entropy: nobody could tell it.
     """
-    test, spec = question.loader("test"), question.spec
-    seen, column = question.seen(test), question.column
-    tellers: dict[str, Any] = {name: teller(members, question.field) for name, members in models.items()}
-    name, members = next(iter(models.items()))
+    name, entry = next(iter(models.items()))
+    question, field = entry.question, entry.question.field
+    asked = {n: (e.question, teller(e.members, field)) for n, e in models.items()}
     for row in track(gate, "gate"):
-        made = counted(row, spec.shape, question.field, question.loader("train"), question.loader("valid"))
-        tellers[NAMES[row]] = teller([made], question.field)
+        made = counted(row, question.spec.shape, field, question.loader("train"), question.loader("valid"))
+        asked[NAMES[row]] = question, teller([made], field)
     share = None
-    if has_mix and NAMES["transition"] in tellers:
-        valid = question.loader("valid")
-        graph = tellers[NAMES["transition"]]
-        share = best_share(tellers[name], graph, valid, column, question.seen(valid))
-        tellers[f"{name} + transition graph"] = mixed(tellers[name], graph, share)
-    found = {n: ranked(tell, test, column, seen).in_order() for n, tell in track(list(tellers.items()), "rank")}
+    if has_mix and NAMES["transition"] in asked:
+        valid, (model, graph) = question.loader("valid"), (asked[n][1] for n in (name, NAMES["transition"]))
+        share = best_share(model, graph, valid, question.column, question.seen(valid))
+        asked[f"{name} + transition graph"] = question, mixed(model, graph, share)
+    found = {n: own.ranked(tell) for n, (own, tell) in track(list(asked.items()), "rank")}
+    single = [question.ranked(teller([m], field)) for m in entry.members] if len(entry.members) > 1 else []
     groups = frequency_groups(_train_counts(question))
-    user = test.stretches.user[found[name].sample]
+    user = question.loader("test").stretches.user[found[name].sample]
     drawn = resamples(user, n_resamples, seed=seed)
-    scores = {n: _scores(r, groups, drawn, has_new=seen is not None) for n, r in track(list(found.items()), "score")}
-    single = (
-        [ranked(teller([m], question.field), test, column, seen).in_order() for m in members]
-        if len(members) > 1
-        else []
-    )
-    is_model = set(models)
+    scores = {n: scores_of(r, groups, drawn, has_new=question.has_new) for n, r in track(list(found.items()), "score")}
+    roles = dict.fromkeys(models, "model") | {NAMES[row]: "gate" for row in gate}
     return {
-        "field": question.field,
-        **_counts(found[name], user, groups, spec.shape.n_rows(question.field) - 2),
+        "field": field,
+        **_counts(found[name], user, groups, question.spec.shape.n_rows(field) - 2),
         "split": question.split.model_dump(mode="json", exclude_none=True),
         "mixed_share": share,
-        "models": [
-            {"name": n, "role": "model" if n in is_model else "gate" if n in NAMES.values() else "blend"}
-            for n in tellers
-        ],
-        "table": _table(question.field, scores, found, name, single, groups),
-        "differences": _differences(question.field, scores, name),
+        "models": [{"name": n, "role": roles.get(n, "blend")} for n in asked],
+        "table": table(field, scores, found, name, single),
+        "differences": differences(field, scores, name),
     }
 
 
@@ -152,159 +160,45 @@ def _counts(found: Ranked, user: np.ndarray, groups: Groups, n_values: int) -> d
     }
 
 
-@dataclass(frozen=True)
-class _Score:
-    value: float
-    draws: np.ndarray
+def evaluate_events(run: Run[EventRecipe], against: Sequence[Run[EventRecipe]] = ()) -> dict[str, Any]:
+    """Rank the test targets of a run of events beside its gate, and beside other runs; leave it in RUN/metrics.json.
+
+    Errors: `ArtifactError` before training; `ConfigError` for another run that asks for something else.
+    """
+    recipe = run.recipe
+    models = {_name(run): _entry(run)}
+    for other in against:
+        entry, first = _entry(other), next(iter(models.values()))
+        check_alike(first.question, entry.question, str(other.path))
+        if other.recipe.name in models:
+            raise ConfigError("runs that differ in name", f"two called {other.recipe.name!r}", where=str(other.path))
+        models[other.recipe.name] = entry
+    rows = tuple(row for row in recipe.gate.rows if row != recipe.model["name"])
+    section = ranking(models, gate=rows, n_resamples=recipe.gate.n_resamples, seed=recipe.gate.seed)
+    metrics = update_metrics(run.path, {"ranking": section})
+    update_artifact(run.artifact_path, metrics={"ranking": section})
+    return metrics
 
 
-def _scores(found: Ranked, groups: Groups, drawn: Resamples, *, has_new: bool) -> dict[str, _Score]:
-    """Score every metric once as it is and once per resample."""
-    columns = {f"{m}@{k}": row_scores(found.rank, k, m) for m in MEASURES for k in AT}
-    if has_new:
-        columns |= {f"new_{m}@{k}": row_scores(found.rank_new, k, m) for m in MEASURES for k in AT}
-    is_known = found.told > 1
-    group: dict[str, np.ndarray] = {
-        part: np.r_[False, False, getattr(groups, part)][found.told] for part in ("head", "tail", "bottom")
+def _name(run: Run[EventRecipe]) -> str:
+    return resolve(MODELS, run.recipe.model["name"], kind="model").__name__
+
+
+def _entry(run: Run[EventRecipe]) -> Entry:
+    recipe, artifact = run.recipe, load_artifact(run.artifact_path)
+    spec = EventSpec.from_json(artifact.spec)
+    return Entry(Question(run.store, spec, recipe.split, recipe.field), artifact.members)
+
+
+def check_alike(one: Question, other: Question, where: str) -> None:
+    """Make sure that two questions have the same targets under the same ids. Errors: `ConfigError`."""
+    facts = {
+        "store": (one.store.fingerprint[:12], other.store.fingerprint[:12]),
+        "split": (one.split, other.split),
+        "field": (one.field, other.field),
+        "values": (one.spec.values.get(one.field), other.spec.values.get(other.field)),
+        "held-out types": (one.spec.tokens.held_out, other.spec.tokens.held_out),
     }
-    ones = np.ones(len(found))
-    pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {name: (values, ones) for name, values in columns.items()}
-    pairs["cross_entropy"] = (np.where(is_known, -found.log_p, 0.0), is_known)
-    pairs |= {f"hit_rate@10 {part}": (columns["hit_rate@10"] * mask, mask) for part, mask in group.items()}
-    scores = _mean_scores(pairs, drawn)
-    hit = columns["hit_rate@1"]
-    scores["recall_weighted"] = scores["hit_rate@1"]
-    masks = {"recall_macro": is_known} | {f"recall_macro {part}": mask for part, mask in group.items()}
-    for name, mask in masks.items():
-        scores[name] = _macro(found.told[mask], hit[mask], mask, drawn)
-    return scores
-
-
-def _mean_scores(pairs: dict[str, tuple[np.ndarray, np.ndarray]], drawn: Resamples) -> dict[str, _Score]:
-    """Means of many columns at once: summed per user first, then drawn. A pair is values and the rows that count."""
-    n_users, values = drawn.count.shape[1], list(pairs.values())
-    tops, bottoms = (
-        np.stack([np.bincount(drawn.row_user, weights=pair[i], minlength=n_users) for pair in values], 1)
-        for i in (0, 1)
-    )
-    draws = _ratio(_drawn(drawn, tops), _drawn(drawn, bottoms))
-    whole = _ratio(tops.sum(axis=0), bottoms.sum(axis=0))
-    return {name: _Score(float(whole[j]), draws[:, j]) for j, name in enumerate(pairs)}
-
-
-def _drawn(drawn: Resamples, sums: np.ndarray) -> np.ndarray:
-    """Sums [users, M] of every resample -> [R, M], in blocks of resamples."""
-    step = max(1, CELLS // max(drawn.count.shape[1], 1))
-    return np.concatenate([drawn.count[i : i + step].astype(np.float64) @ sums for i in range(0, len(drawn), step)])
-
-
-def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
-
-
-def _macro(y: np.ndarray, hit: np.ndarray, mask: np.ndarray, drawn: Resamples) -> _Score:
-    some = Resamples(drawn.count, drawn.row_user[mask])
-    return _Score(float(macro_recall(y, hit)), distribution(macro_recall, y, hit, some))
-
-
-def _table(
-    field: str,
-    scores: dict[str, dict[str, _Score]],
-    found: dict[str, Ranked],
-    model: str,
-    single: list[Ranked],
-    groups: Groups,
-) -> list[dict[str, Any]]:
-    """One entry per model: figures with intervals, figures without, and the spread of the first model's seeds."""
-    table = []
-    for name, own in scores.items():
-        r = found[name]
-        is_known = r.told > 1
-        entry: dict[str, Any] = {
-            "target": field,
-            "model": name,
-            "metrics": {metric: of_draws(score.value, score.draws).to_json() for metric, score in own.items()},
-            "precision_weighted": precision(r.told, r.top),
-            "precision_macro": precision(r.told, r.top, is_macro=True),
-            "ece": float(ece(r.told[is_known] == r.top[is_known], np.clip(r.top_p[is_known], 0, 1))),
-        }
-        if name == model and single:
-            entry["seed_sd"] = _spread(single)
-            entry["seeds"] = [_plain(one) for one in single]
-        table.append(entry)
-    return table
-
-
-def _plain(found: Ranked) -> dict[str, float]:
-    known = found.told > 1
-    return {
-        "hit_rate@10": float(row_scores(found.rank, 10, "hit_rate").mean()),
-        "ndcg@10": float(row_scores(found.rank, 10, "ndcg").mean()),
-        "new_hit_rate@10": float(row_scores(found.rank_new, 10, "hit_rate").mean()),
-        "new_ndcg@10": float(row_scores(found.rank_new, 10, "ndcg").mean()),
-        "recall_weighted": float((found.rank == 1).mean()),
-        "recall_macro": float(macro_recall(found.told[known], found.rank[known] == 1)),
-        "cross_entropy": float(-found.log_p[known].mean()),
-    }
-
-
-def _spread(single: list[Ranked]) -> dict[str, float]:
-    """Standard deviation over the members scored one by one."""
-    figures = [_plain(one) for one in single]
-    return {name: float(np.std([f[name] for f in figures], ddof=1)) for name in figures[0]}
-
-
-def _differences(field: str, scores: dict[str, dict[str, _Score]], model: str) -> list[dict[str, Any]]:
-    """Set the model against every other row, metric by metric, draw by draw."""
-    found = []
-    for against in scores:
-        for metric in COMPARED if against != model else ():
-            if metric not in scores[model]:
-                continue
-            a, b = scores[model][metric], scores[against][metric]
-            gap = of_draws(a.value - b.value, a.draws - b.draws)
-            facts = {"target": field, "metric": metric, "model": model, "against": against}
-            found.append(facts | gap.to_json() | {"is_better": _is_better(metric, gap.low, gap.high)})
-    return found
-
-
-def _is_better(metric: str, low: float, high: float) -> bool | None:
-    if np.isnan(low) or low <= 0 <= high:
-        return None
-    return bool((low > 0) != (metric in LOWER_IS_BETTER))
-
-
-def summary(section: dict[str, Any]) -> str:
-    """Give the ranking table and its verdicts as plain text."""
-    has_new = any("new_hit_rate@10" in row["metrics"] for row in section["table"])
-    names = ["hit_rate@10", "ndcg@10", *(["new_hit_rate@10", "new_ndcg@10"] if has_new else []), "recall_macro"]
-    names += ["hit_rate@10 tail", "cross_entropy"]
-    lines = [
-        f"next {section['field']}: {section['n_targets']:,} targets of {section['n_users']:,} users, "
-        f"{section['n_values']:,} values ranked, {section['repeat_share']:.1%} repeats, "
-        f"{section['n_unknown']:,} never seen in training"
-    ]
-    lines.append(f"  {'':<34}" + "".join(f"{name:>26}" for name in names))
-    for row in section["table"]:
-        lines.append(f"  {row['model']:<34}" + "".join(f"{_cell(row['metrics'][n]):>26}" for n in names))
-        if "seed_sd" in row:
-            lines.append(f"  {'  sd of one seed':<34}" + "".join(f"{_short(row['seed_sd'].get(n)):>26}" for n in names))
-    key = "new_ndcg@10" if has_new else "ndcg@10"
-    lines += [f"  {_verdict(gap)}" for gap in section["differences"] if gap["metric"] == key]
-    return "\n".join(lines)
-
-
-def _cell(figure: dict[str, Any]) -> str:
-    if figure["value"] is None:
-        return "n/a"
-    return f"{figure['value']:.4f} [{_short(figure['low'])}, {_short(figure['high'])}]"
-
-
-def _short(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.4f}"
-
-
-def _verdict(found: dict[str, Any]) -> str:
-    word = {True: "better than", False: "WORSE than", None: "level with"}[found["is_better"]]
-    span = f"{found['metric']} {found['value']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
-    return f"{found['model']} is {word} {found['against']}: {span}"
+    for name, (wanted, found) in facts.items():
+        if wanted != found:
+            raise ConfigError(f"a run of the same {name}", str(found)[:80], where=where)

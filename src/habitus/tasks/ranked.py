@@ -32,8 +32,8 @@ class Ranked:
 
     Attributes
     ----------
-    sample
-        int64, number of the target's row in the loader's stretches.
+    sample, place
+        int64, number of the asking event's row in the loader's stretches, and its place there.
     told
         int64, the true id.
     rank, rank_new
@@ -48,6 +48,7 @@ class Ranked:
     """
 
     sample: np.ndarray
+    place: np.ndarray
     told: np.ndarray
     rank: np.ndarray
     rank_new: np.ndarray
@@ -59,17 +60,17 @@ class Ranked:
     def __len__(self) -> int:
         return len(self.told)
 
-    def in_order(self) -> Ranked:
-        """Give the targets sorted by sample, so that models asked through other batches can be set side by side."""
-        order = np.argsort(self.sample, kind="stable")
+    def by(self, key: np.ndarray) -> Ranked:
+        """Give the targets in ascending order of a key [n], so that models asked through other batches line up."""
+        order = np.argsort(key, kind="stable")
         return Ranked(*(column[order] for column in vars(self).values()))
 
 
-# asked for chosen events of a batch, gives n n_rows ln probabilities, -inf for padding and unknown
-Teller = Callable[[EventBatch, Tensor, Tensor], Tensor]
+# of a batch, then of chosen events (row, place): n n_rows ln probabilities, -inf for padding and unknown
+Teller = Callable[[EventBatch], Callable[[Tensor, Tensor], Tensor]]
 
 
-def teller(members: Sequence[Any], field: str) -> Callable[[EventBatch], Callable[[Tensor, Tensor], Tensor]]:
+def teller(members: Sequence[Any], field: str) -> Teller:
     """Give a function of a batch, then of chosen events (row, place): n n_rows ln probabilities of the next value.
 
     `members` are models of one kind, one per seed: their probabilities are averaged. A neural model runs once per
@@ -92,9 +93,7 @@ def teller(members: Sequence[Any], field: str) -> Callable[[EventBatch], Callabl
     return of_batch
 
 
-def mixed(
-    one: Callable[[EventBatch], Any], other: Callable[[EventBatch], Any], share: float
-) -> Callable[[EventBatch], Callable[[Tensor, Tensor], Tensor]]:
+def mixed(one: Teller, other: Teller, share: float) -> Teller:
     """Mix two tellers: (1 - share) of the probability of `one`, `share` of that of `other`."""
 
     def of_batch(batch: EventBatch) -> Callable[[Tensor, Tensor], Tensor]:
@@ -127,7 +126,7 @@ def _asked(model: Any, batch: EventBatch, field: str) -> Callable[[Tensor, Tenso
 
 
 def ranked(
-    tell: Callable[[EventBatch], Callable[[Tensor, Tensor], Tensor]],
+    tell: Teller,
     loader: Iterable[EventBatch],
     column: int,
     seen: Seen | None = None,
@@ -157,8 +156,8 @@ def ranked(
             for start in range(0, len(rows), step):
                 row, place = rows[start : start + step], places[start : start + step]
                 found = _rank(log_shares(row, place), batch, row, place, column, seen or in_row(column))
-                parts.append((batch.sample[row].numpy(), *found))
-    kinds = (np.int64, np.int64, np.int64, np.int64, np.float32, np.int64, np.float32, bool)
+                parts.append((batch.sample[row].numpy(), place.numpy(), *found))
+    kinds = (np.int64, np.int64, np.int64, np.int64, np.int64, np.float32, np.int64, np.float32, bool)
     if not parts:
         return Ranked(*(np.zeros(0, kind) for kind in kinds))
     return Ranked(*(np.concatenate(column) for column in zip(*parts)))

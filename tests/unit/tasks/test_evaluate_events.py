@@ -12,9 +12,10 @@ from habitus.data.ingest import ingest
 from habitus.data.sources.item_sequences import item_sequences
 from habitus.data.store import Store
 from habitus.models.sasrec import SASRec, SASRecConfig
-from habitus.tasks.evaluate_events import Question, ranking, summary, whole_past
+from habitus.tasks.evaluate_events import Entry, Question, check_alike, ranking, whole_past
 from habitus.tasks.event_gate import SHARES
 from habitus.tasks.ranked import ranked, teller
+from habitus.tasks.ranking_scores import summary
 from habitus.testing.threads import one_thread
 from habitus.tokens.event_split import EventSplit
 from habitus.tokens.events import EventTokenConfig, fit_event_spec
@@ -46,7 +47,7 @@ def question(store: Store, length: int = 5) -> Question:
 def section(store: Store) -> dict:
     asked = question(store)
     members = [SASRec(SASRecConfig(d_model=8), asked.spec.shape, seed=seed).eval() for seed in (0, 1)]
-    return ranking(asked, {"SASRec": members}, n_resamples=100)
+    return ranking({"SASRec": Entry(asked, members)}, n_resamples=100)
 
 
 def of(section: dict, model: str) -> dict:
@@ -108,21 +109,37 @@ def test_the_section_is_plain_and_printed(section: dict) -> None:
 def test_the_same_again_gives_the_same(section: dict, store: Store) -> None:
     asked = question(store)
     members = [SASRec(SASRecConfig(d_model=8), asked.spec.shape, seed=seed).eval() for seed in (0, 1)]
-    again = ranking(asked, {"SASRec": members}, n_resamples=100)
+    again = ranking({"SASRec": Entry(asked, members)}, n_resamples=100)
     assert again["table"][0] == section["table"][0]
 
 
 def test_an_unknown_row_of_the_gate_is_an_error(store: Store) -> None:
     asked = question(store)
     with pytest.raises(ConfigError, match="did you mean 'transition'"):
-        ranking(asked, {"SASRec": [SASRec(SASRecConfig(d_model=8), asked.spec.shape)]}, gate=("transitions",))
+        ranking({"SASRec": Entry(asked, [SASRec(SASRecConfig(d_model=8), asked.spec.shape)])}, gate=("transitions",))
 
 
 def test_types_keep_what_was_seen(store: Store) -> None:
     spec = fit_event_spec(store, EventTokenConfig(length=5, fields=("type", "item")), SPLIT)
     asked = Question(store, spec, SPLIT, "type")
     config = SASRecConfig(d_model=8, field="type")
-    found = ranking(asked, {"SASRec": [SASRec(config, spec.shape)]}, gate=("popularity",), n_resamples=100)
+    found = ranking({"SASRec": Entry(asked, [SASRec(config, spec.shape)])}, gate=("popularity",), n_resamples=100)
     assert not any(name.startswith("new_") for name in found["table"][0]["metrics"])
     assert found["table"][0]["metrics"]["hit_rate@1"]["value"] == 1.0  # one type only
     assert torch.isfinite(torch.tensor(found["table"][0]["metrics"]["cross_entropy"]["value"]))
+
+
+def test_models_of_other_lengths_answer_the_same_targets(store: Store) -> None:
+    short, long = question(store, 3), question(store, 9)
+    entries = {
+        f"{q.spec.length}": Entry(q, [SASRec(SASRecConfig(d_model=8), q.spec.shape).eval()]) for q in (short, long)
+    }
+    check_alike(short, long, "")
+    one, two = (e.question.ranked(teller(e.members, "item"), "train") for e in entries.values())
+    assert one.told.tolist() == two.told.tolist()
+    assert one.rank.tolist() != two.rank.tolist()
+    found = ranking(entries, gate=("popularity",), n_resamples=100)
+    assert {g["against"] for g in found["differences"]} == {"9", "popularity"}
+    other = fit_event_spec(store, EventTokenConfig(length=3, fields=("item",), min_count=30), SPLIT)
+    with pytest.raises(ConfigError, match="values"):
+        check_alike(short, Question(store, other, SPLIT, "item"), "other run")
