@@ -20,7 +20,6 @@ from habitus.testing.threads import one_thread
 from habitus.tokens.event_loader import assemble_events, last_states
 from habitus.tokens.event_requests import request_batch
 from habitus.tokens.events import EventSpec
-from tests.conftest import shop_table
 
 __all__ = ["one_thread"]
 
@@ -74,8 +73,7 @@ def test_a_recipe_becomes_a_run_that_answers(make_store, shop, tmp_path, model):
     assert len(metrics["history"]) == (2 if model in NEURAL else 0)
     table = predict(run.path, cutoff="2020-03-31", top=5, out=tmp_path / "next.parquet")
     assert table.columns == ["user", "as_of", "rank", "item", "probability"]
-    n_users = (store.users["first_day"].cast(pl.Date) <= pl.date(2020, 3, 31)).sum() if False else len(store.users)
-    assert table.height == 5 * n_users
+    assert table.height == 5 * store.n_users
     falls = table.group_by("user", maintain_order=True).agg(pl.col("probability").diff().drop_nulls().max())
     assert falls["probability"].max() <= 0
     assert set(table["item"]) <= set(store.items)
@@ -84,7 +82,7 @@ def test_a_recipe_becomes_a_run_that_answers(make_store, shop, tmp_path, model):
     if model in NEURAL:
         vectors = embed(run.path, cutoff="2020-03-31")
         assert vectors["vector"].dtype == pl.Array(pl.Float32, 64 if model == "behavegpt" else 16)
-        assert vectors.height == n_users
+        assert vectors.height == store.n_users
     else:
         with pytest.raises(ConfigError, match="which counts"):
             embed(run.path)
@@ -170,7 +168,3 @@ def test_a_recipe_goes_on_where_it_was(make_store, shop, tmp_path):
 def test_recipes_with_mistakes_say_which(make_store, shop, tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         trained(make_store(shop), tmp_path, "sasrec", **options)
-
-
-def test_the_shop_of_the_tests_has_what_these_tests_need():
-    assert {"visit", "purchase", "refund"} == set(shop_table()["kind"])

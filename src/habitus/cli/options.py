@@ -38,3 +38,9 @@ EventItems = Annotated[
 Profiles = Annotated[Path | None, typer.Option(metavar="FILE", help="Static attributes of users.")]
 Items = Annotated[Path | None, typer.Option(metavar="FILE", help="Static attributes of items.")]
 MemoryLimit = Annotated[str, typer.Option(metavar="SIZE", help="What the process may use; the rest spills to disk.")]
+Histories = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Events of users that no store knows (Parquet or CSV: user, time, type, item, ...)."
+    ),
+]

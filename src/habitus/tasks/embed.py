@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,7 @@ from habitus.core.errors import ConfigError, nearest
 from habitus.core.progress import track
 from habitus.data.calendar import to_date
 from habitus.models.artifact import load_artifact
+from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.predict import eligible_at, manifest, write_table
 from habitus.tasks.run import Run, open_run
 from habitus.tokens.loader import DayLoader, prepare
@@ -32,11 +33,14 @@ def embed(
     store: str | Path | None = None,
     out: str | Path | None = None,
     pooling: Pooling = "recent",
+    histories: Any = None,
+    per_event: bool = False,
 ) -> pl.DataFrame:
     """Give every eligible user's vector at a cut-off: `user, as_of, n_days, vector` (float32, length D).
 
     The first member's encoder output h is pooled over the kept days: `mean`, `max`, `last`, or `recent`, weights
     softmax(10 day / (H - 1)), which lean towards the cut-off. Vectors of two runs, or of two members, do not compare.
+    For a run of events see `embed_events`, which takes `histories` and `per_event` and has no pooling.
 
     Errors: as `predict`; `ConfigError` for an unknown pooling.
     """
@@ -44,6 +48,14 @@ def embed(
         meant = nearest(pooling, get_args(Pooling))
         raise ConfigError("one of " + ", ".join(get_args(Pooling)), repr(pooling), fix=f"did you mean {meant!r}?")
     run = open_run(run, store)
+    if isinstance(run.recipe, EventRecipe):
+        from habitus.tasks.answer_events import embed_events
+
+        return embed_events(run, cutoff=cutoff, histories=histories, per_event=per_event, out=out)
+    if histories is not None or per_event:
+        raise ConfigError(
+            "a run of events", "a run of user-days", where=str(run.path), fix="leave histories, events out"
+        )
     artifact = load_artifact(run.artifact_path)
     samples = eligible_at(run, cutoff)
     inputs = prepare(run.store, InputSpec.from_json(artifact.spec), samples, has_targets=False)

@@ -10,11 +10,12 @@ import numpy as np
 import polars as pl
 
 from habitus.core.atomic import new_file, write_json
-from habitus.core.errors import CutoffError
+from habitus.core.errors import ConfigError, CutoffError
 from habitus.data.calendar import to_date, to_day
 from habitus.data.cutoffs import Samples, samples_on
 from habitus.data.store import Store
 from habitus.models.artifact import Artifact, load_artifact
+from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.forecast import LEVELS, Forecast, Heads, forecast
 from habitus.tasks.run import Run, open_run, provenance
 from habitus.tokens.loader import prepare
@@ -30,8 +31,11 @@ def predict(
     cutoff: str | dt.date | None = None,
     store: str | Path | None = None,
     out: str | Path | None = None,
+    histories: Any = None,
+    top: int = 10,
+    is_new: bool = False,
 ) -> pl.DataFrame:
-    """Forecast every target of every eligible user from the log up to a cut-off.
+    """Forecast every target of every eligible user from the log up to a cut-off; of a model of events, what comes next.
 
     Parameters
     ----------
@@ -43,6 +47,8 @@ def predict(
         Overrides where the run's store was; it must have the same schema.
     out
         Parquet or CSV, written atomically, with a manifest beside it: hashes of model, tokens and data, as-of day.
+    histories, top, is_new
+        For runs of events: see `predict_events`.
 
     Returns
     -------
@@ -52,6 +58,12 @@ def predict(
     Errors: `CutoffError` outside the log or with nobody eligible; `FingerprintError` for a store of another schema.
     """
     run = open_run(run, store)
+    if isinstance(run.recipe, EventRecipe):
+        from habitus.tasks.answer_events import predict_events
+
+        return predict_events(run, cutoff=cutoff, histories=histories, top=top, is_new=is_new, out=out)
+    if histories is not None or is_new:
+        raise ConfigError("a run of events", "a run of user-days", where=str(run.path), fix="ask one")
     artifact = load_artifact(run.artifact_path)
     samples = eligible_at(run, cutoff)
     spec = InputSpec.from_json(artifact.spec)
