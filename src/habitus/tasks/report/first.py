@@ -180,10 +180,21 @@ def _answers(record: Record, cutoff: date | None) -> tuple[list[Answer], str]:
     totals = [t for t in record.totals if t.value is not None and t.cutoff in (None, cutoff)]
     if totals:
         return [_of_total(t, record.cutoffs.horizon) for t in totals], ""
+    if record.whatif and not record.daily:
+        whatif = record.whatif
+        rows = [row for row in whatif.rows if row.calendar == whatif.base and row.total is not None]
+        return [_of_total(_as_total(row, whatif), record.cutoffs.horizon or whatif.horizon) for row in rows], ""
     daily = [d for d in record.daily if d.cutoff in (None, cutoff) and any(v is not None for v in d.forecast.value)]
     has_range = any(v is not None for d in daily for v in d.forecast.low)
     note = "Ranges add up the daily bands, as if all days erred the same way: they are wide." if has_range else ""
     return [_of_daily(d) for d in daily], note
+
+
+def _as_total(row: WhatIfRow, whatif: WhatIf) -> Total:
+    """Read the first calendar's total of a what-if as a headline."""
+    figures = {"value": row.total, "low": row.total_low, "high": row.total_high, "level": whatif.total_level}
+    facts = {"target": row.target, "unit": row.unit, "cutoff": whatif.cutoff, "n_users": row.n_users}
+    return Total.model_validate(figures | facts)
 
 
 def _glance(record: Record, cutoff: date | None, *, is_low: bool) -> Plot | None:
