@@ -38,7 +38,7 @@ demo: setup
 	$(HABITUS) train recipes/online_retail_demo.toml --store demo/online_retail.store --out demo/run
 	$(HABITUS) evaluate demo/run
 	$(HABITUS) predict demo/run --cutoff 2011-11-10 --out demo/predictions.parquet
-	$(HABITUS) whatif demo/run --cutoff 2011-11-10 --calendar recipes/calendars/base.csv --calendar recipes/calendars/extra_holiday.csv --out demo/whatif.parquet
+	$(HABITUS) whatif demo/run --cutoff 2011-11-10 --calendar recipes/calendars/base.csv --edit recipes/calendars/add_holiday.csv --out demo/whatif.parquet
 	$(HABITUS) report demo/run --out demo/report.html
 	@echo "look at demo/report.html; the model is demo/run/artifact, the forecasts demo/predictions.parquet"
 

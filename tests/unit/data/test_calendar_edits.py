@@ -1,12 +1,13 @@
 """Edits of a calendar: each does what it says, leaves the rest alone, and a bad one is named by its row."""
 
 import datetime as dt
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from habitus.core.errors import CalendarError
-from habitus.data.calendar import Calendar, to_day
+from habitus.data.calendar import Calendar, read_calendar, to_day
 from habitus.data.calendar_edits import Edits, apply_edits, is_edits, read_audiences, read_edits, with_audiences
 
 PLAN = Calendar.build(
@@ -154,6 +155,12 @@ def test_a_bad_edit_is_named_by_its_row(rows, said):
         edited(*rows)
     for words in [*said, "e.csv"]:
         assert words in str(caught.value)
+
+
+def test_the_shipped_edit_is_the_shipped_calendar():
+    folder = Path(__file__).parents[3] / "recipes" / "calendars"
+    made = apply_edits(read_calendar(folder / "base.csv"), read_edits(folder / "add_holiday.csv"))
+    assert made.events.equals(read_calendar(folder / "extra_holiday.csv").events)
 
 
 def test_without_a_cutoff_the_past_may_be_edited_too():
