@@ -193,8 +193,14 @@ def report(title: str, runs: list[dict[str, Any]], *, is_recorded: bool = False)
         _oracle()
     rows = {"erm": (0, 0)} | {f"erm, post hoc tau {tau}": (0, t) for t, tau in enumerate(TAUS) if t}
     rows |= {_label(knobs): (i, 0) for i, knobs in enumerate(first["variants"]) if i}
+    rows |= {
+        f"post hoc tau {tau} on {_label(knobs)}": (i, t)
+        for i, knobs in enumerate(first["variants"])
+        for t, tau in enumerate(TAUS)
+        if t and knobs["name"] == "box_dro"
+    }
     valid = {name: _figures(runs, "valid", *place, groups) for name, place in rows.items()}
-    families = ["erm, post hoc", *dict.fromkeys(k["name"] for k in first["variants"][1:])]
+    families = ["erm, post hoc", *dict.fromkeys(k["name"] for k in first["variants"][1:]), "post hoc"]
     chosen = {family: _best(valid, family) for family in families}
     print("| variant, knob chosen on validation | Rec_w | Rec_m | head | tail | CE | Rec_m - ERM | Rec_m - post hoc |")
     print("|---|---|---|---|---|---|---|---|")
@@ -207,6 +213,8 @@ def report(title: str, runs: list[dict[str, Any]], *, is_recorded: bool = False)
         print(f"| {name} | {' | '.join(cells)} |")
     print("\n| all knobs: test | Rec_w | Rec_m | tail |\n|---|---|---|---|")
     for name, place in rows.items():
+        if name.startswith("post hoc"):
+            continue
         figures = _figures(runs, "test", *place, groups)
         print(f"| {name} | {figures[0][0]:.4f} | {figures[1][0]:.4f} | {figures[3][0]:.4f} |")
     for name in ("erm", *(n for n in chosen.values() if n)) if is_recorded else ():
