@@ -31,14 +31,21 @@ from habitus.data.sources.online_retail import online_retail
 from habitus.data.sources.simulator import ready_made, simulated_log
 from habitus.data.store import Store
 from habitus.metrics import classification, regression
+from habitus.models.lumos import Lumos
+from habitus.tasks.forecast import Forecast, Heads, forecast
 from habitus.tasks.recipe import Recipe
+from habitus.tasks.run import provenance
+from habitus.tasks.train import fit_heads, linear_start, shape_of
 from habitus.tokens.loader import DayLoader, Inputs, prepare
 from habitus.tokens.spec import fit_spec
+from habitus.training.fit import fit
+from habitus.training.linear_start import LinearStart
+from habitus.training.objectives.multi_task import MultiTask
 
 FIGURES = Path(__file__).with_name("ablations.csv")
 COLUMNS = ("world", "size", "change", "seed", "metric", "value", "commit", "date")
-RETAIL = Path(__file__).parents[1] / "recipes" / "online_retail_demo.toml"
-SHORT = {"refit": False, "training.epochs": 5, "training.patience": 5, "training.loggers": []}
+RETAIL = Path(__file__).parents[1] / "recipes" / "online_retail_lumos.toml"
+SHORT = {"refit": False, "training.epochs": 3, "training.patience": 3, "training.loggers": []}
 SEEDS = (0, 1, 2)
 
 
@@ -71,10 +78,12 @@ SHAPES = (
     Change("positions: sinusoidal", {"model.positions": "sinusoidal"}),
     Change("positions: tape", {"model.positions": "tape"}),
     Change("readout: flatten", {"model.readout": "flatten"}),
-    Change("no second way for the profile", {"model.d_profile": 0}),
+    Change("no linear way for the profile", {"model.profile_gain": 0}),
+    Change("profile through the history alone", {"model.profile_gain": 0, "model.d_profile": 0}),
 )
 LOSSES = (
-    *map(spend_as, ("hurdle", "quantile", "masked_mse")),
+    *map(spend_as, ("ziln", "hurdle", "masked_mse")),
+    Change("days as a choice among days", {"targets.days.head": "days"}),
     Change("losses summed", {"weighting": "sum"}),
     *map(alone, ("buy", "spend")),
 )
@@ -113,7 +122,7 @@ def main() -> None:
 def _small(folder: Path) -> None:
     """Show on a tiny world, in seconds, that the future of the calendar matters and that the machinery works."""
     values = overridden(recipe_of("effects"), {"training.epochs": 2})
-    store = ingest(simulated_log(ready_made("effects", n_users=400, n_days=200)), folder / "effects.store")
+    store = ingest(simulated_log(ready_made("effects", n_users=400, n_days=300)), folder / "effects.store")
     scores = {}
     for change in (BASE, EVENTS[0]):
         recipe = Recipe.parse(overridden(values, change.values), where=change.name)
@@ -182,11 +191,11 @@ def recipe_of(world: str) -> dict[str, Any]:
         },
         "targets": [
             {"name": "buy", "define": "any(purchase) in 14d", "per_day": True},
-            {"name": "spend", "define": "sum(spend of purchase) in 14d"},
-            {"name": "days", "define": "days(visit) in 14d"},
+            {"name": "spend", "define": "sum(spend of purchase) in 14d", "head": "quantile"},
+            {"name": "days", "define": "days(visit) in 14d", "head": "count"},
         ],
         "tokens": {"history": 90},
-        "model": {"name": "lumos", "size": "tiny", "d_profile": 128, "dropout": 0.1},
+        "model": {"name": "lumos", "size": "tiny", "d_profile": 128, "profile_gain": 1.0, "dropout": 0.1},
         "training": {"lr": 1e-3},
     }
     return overridden(values, SHORT)
@@ -217,25 +226,24 @@ class Prepared:
 
     train: Inputs
     valid: Inputs
+    heads: Heads
+    start: LinearStart
 
     @classmethod
     def of(cls, store: Store, recipe: Recipe) -> Prepared:
         """Fit the spec on train, and prepare train and validation."""
         samples = samples_of(store, recipe.cutoffs, "train")
         spec = fit_spec(store, recipe.tokens, samples, recipe.window_targets, day_targets=recipe.day_targets)
-        return cls(prepare(store, spec, samples), prepare(store, spec, samples_of(store, recipe.cutoffs, "valid")))
+        train, valid = (prepare(store, spec, s) for s in (samples, samples_of(store, recipe.cutoffs, "valid")))
+        heads = fit_heads(recipe, train)
+        return cls(train, valid, heads, linear_start(heads, train))
 
 
 def run_once(recipe: Recipe, inputs: Prepared, seed: int, folder: Path) -> dict[str, float]:
     """Train one model on train, stop by validation, and score it there."""
-    from habitus.models.lumos import Lumos
-    from habitus.tasks.forecast import forecast
-    from habitus.tasks.train import fit_heads, shape_of
-    from habitus.training.fit import fit
-    from habitus.training.objectives.multi_task import MultiTask
-
-    heads = fit_heads(recipe, inputs.train)
+    heads = inputs.heads
     model = Lumos(recipe.model_config_of_choice(), shape_of(inputs.train.spec, heads), seed=seed)  # type: ignore[arg-type]
+    inputs.start.put_into(model)
     loader = DayLoader(
         inputs.train,
         batch_size=recipe.loader.batch_size,
@@ -249,7 +257,7 @@ def run_once(recipe: Recipe, inputs: Prepared, seed: int, folder: Path) -> dict[
     return dict(scores_of(recipe, forecast([model.eval()], heads, inputs.valid), inputs.valid))
 
 
-def scores_of(recipe: Recipe, answer: Any, inputs: Inputs) -> Iterator[tuple[str, float]]:
+def scores_of(recipe: Recipe, answer: Forecast, inputs: Inputs) -> Iterator[tuple[str, float]]:
     """Score each target on validation, uncalibrated: AUC and log loss, or WAPE and RMSE; log loss of single days."""
     assert inputs.measured is not None
     for k, target in enumerate(recipe.targets):
@@ -281,8 +289,6 @@ def read_figures(file: Path) -> list[dict[str, str]]:
 
 def append_figures(file: Path, run: tuple[str, str, str, int], scores: Mapping[str, float]) -> None:
     """Append the metrics of one run."""
-    from habitus.tasks.run import provenance
-
     facts = provenance()
     is_new = not file.is_file()
     with file.open("a", newline="", encoding="utf-8") as rows:
