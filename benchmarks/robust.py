@@ -39,8 +39,8 @@ from habitus.training.objectives.robust import RobustConfig, post_hoc
 TAUS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25)
 LENGTH = {"tail": 64, "journey": 64, "retail": 64}
 MIN_COUNT = {"tail": 1, "journey": 1, "retail": 10}
-EPOCHS = {"tail": (14, 2), "journey": (6, 2), "retail": (4, 1)}
-TOKENS = {"tail": 1024, "journey": 1024, "retail": 2048}
+EPOCHS = {"tail": (16, 2), "journey": (6, 2), "retail": (4, 1)}
+TOKENS = {"tail": 2048, "journey": 2048, "retail": 2048}
 VARIANTS: tuple[dict[str, Any], ...] = (
     {"name": "erm"},
     {"name": "class_balanced", "beta": 0.999},
