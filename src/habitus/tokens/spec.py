@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -66,6 +66,7 @@ class ProfileEncoder:
     scaler: Scaler  # of the chosen number columns
     flagged: tuple[str, ...]  # number columns that are missing for some users
     widths: dict[str, int]  # category column -> number of values, the first stands for unknown
+    unseen: dict[str, tuple[int, ...]] = field(default_factory=dict)  # values that no training sample has
 
     @property
     def width(self) -> int:
@@ -91,16 +92,20 @@ class ProfileEncoder:
         numbers = [name for name in chosen if name not in categories]
         values = table.value[:, [place[name] for name in numbers]]
         missing = np.isnan(values).mean(axis=0) if len(values) else np.zeros(len(numbers))
+        widths = {n: len(dict(columns.categories)[n.removeprefix("profile.")]) + 1 for n in categories}
+        places = {n: _places(table.value[:, place[n]], width) for n, width in widths.items()}
+        unseen = {n: tuple(sorted(set(range(widths[n])) - set(codes.tolist()))) for n, codes in places.items()}
         return cls(
             columns=columns,
             chosen=chosen,
             scaler=Scaler.fit(values),
             flagged=tuple(name for name, share in zip(numbers, missing) if 0.01 < share < 0.99),
-            widths={n: len(dict(columns.categories)[n.removeprefix("profile.")]) + 1 for n in categories},
+            widths=widths,
+            unseen={name: codes for name, codes in unseen.items() if codes},
         )
 
     def encode(self, store: Store, samples: Samples, *, horizon: int, calendar: Calendar | None = None) -> np.ndarray:
-        """Give float32 [n, P]."""
+        """Give float32 [n, P]. A category that training never saw is 0 in every column: no weight was learnt for it."""
         table = _past(store, samples, self.columns, calendar, horizon)
         place = {name: j for j, name in enumerate(table.names)}
         absent = [name for name in self.chosen if name not in place]
@@ -115,8 +120,9 @@ class ProfileEncoder:
         blocks = [self.scaler.encode(table.value[:, [place[name] for name in numbers]])]
         blocks += [np.isnan(table.value[:, place[name]]).astype(np.float32)[:, None] for name in self.flagged]
         for name, width in self.widths.items():
-            codes = np.nan_to_num(table.value[:, place[name]], nan=-1.0).astype(np.int64) + 1
-            blocks.append(np.eye(width, dtype=np.float32)[np.where((codes < 0) | (codes >= width), 0, codes)])
+            one_hot = np.eye(width, dtype=np.float32)
+            one_hot[list(self.unseen.get(name, ()))] = 0.0
+            blocks.append(one_hot[_places(table.value[:, place[name]], width)])
         return np.concatenate(blocks, axis=1)
 
     def to_json(self) -> dict[str, Any]:
@@ -127,6 +133,7 @@ class ProfileEncoder:
             "scaler": self.scaler.to_json(),
             "flagged": list(self.flagged),
             "widths": self.widths,
+            **({"unseen": {name: list(codes) for name, codes in self.unseen.items()}} if self.unseen else {}),
         }
 
     @classmethod
@@ -138,6 +145,7 @@ class ProfileEncoder:
             Scaler.from_json(values["scaler"]),
             tuple(values["flagged"]),
             {name: int(width) for name, width in values["widths"].items()},
+            {name: tuple(codes) for name, codes in values.get("unseen", {}).items()},
         )
 
 
@@ -263,6 +271,12 @@ def check_fits(spec: InputSpec, store: Store, table: DayTable) -> np.ndarray:
             f"a log with {', '.join(absent)}", "a log without", where=str(store.path), fix="ingest with the same schema"
         )
     return np.array([place.get(name, -1) for name in spec.features], dtype=np.int64)
+
+
+def _places(codes: np.ndarray, width: int) -> np.ndarray:
+    """Give the one-hot place of category codes: 0 for unknown ones."""
+    place = np.nan_to_num(codes, nan=-1.0).astype(np.int64) + 1
+    return np.where((place < 0) | (place >= width), 0, place)
 
 
 def _past(

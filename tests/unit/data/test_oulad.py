@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_each_enrolment_is_a_user_on_the_dates_of_its_run(folder: Path):
     rows = oulad(folder).events.sort("date", "rank").select("user", "date", "type", "score", "weight", "mark").rows()
-    start_j, start_b = dt.date(2013, 10, 1), dt.date(2014, 2, 1)
+    start_j, start_b = dt.date(2013, 10, 5), dt.date(2014, 2, 1)
 
     def day(start: dt.date, n: int) -> dt.date:
         return start + dt.timedelta(days=n)
@@ -67,19 +67,19 @@ def test_due_dates_are_for_the_enrolments_of_the_run_from_its_start(folder: Path
     calendar = oulad(folder).calendar
     assert calendar.types == ("due_cma", "due_tma", "material", "run_end", "run_start")
     due = calendar.events.filter(type="due_tma").row(0, named=True)
-    assert (due["start"], due["end"], due["strength"]) == (dt.date(2013, 10, 20), dt.date(2013, 10, 20), 10.0)
-    assert due["announced_at"] == dt.date(2013, 10, 1)
+    assert (due["start"], due["end"], due["strength"]) == (dt.date(2013, 10, 24), dt.date(2013, 10, 24), 10.0)
+    assert due["announced_at"] == dt.date(2013, 10, 5)
     assert calendar.audiences.filter(audience=due["audience"])["user"].to_list() == ["AAA-2013J-11"]
     assert calendar.items.filter(event=due["event"])["item"].to_list() == ["1"]
-    assert "due_tma" not in calendar.known_at(to_day("2013-09-30")).types
-    assert {"run_end", "run_start"} <= set(calendar.known_at(to_day("2013-09-30")).types)
+    assert "due_tma" not in calendar.known_at(to_day("2013-10-04")).types
+    assert {"run_end", "run_start"} <= set(calendar.known_at(to_day("2013-10-04")).types)
     material = calendar.events.filter(type="material").row(0, named=True)
-    assert (material["start"], material["strength"]) == (dt.date(2013, 10, 15), 2 / 5)
+    assert (material["start"], material["strength"]) == (dt.date(2013, 10, 19), 2 / 5)
 
 
 def test_marks_come_after_the_stated_delay(folder: Path):
     log = oulad(folder, score_delay=0)
-    assert log.events.filter(type="score")["date"].to_list() == [dt.date(2013, 10, 19)]
+    assert log.events.filter(type="score")["date"].to_list() == [dt.date(2013, 10, 23)]
 
 
 def test_the_store_holds_it(folder: Path, tmp_path: Path):

@@ -7,8 +7,9 @@ studentInfo, studentRegistration, studentAssessment, vle. The click log is not u
 - User = one enrolment, `MODULE-RUN-STUDENT`, so one student may be several users. 45 enrolments without a registration
   date are dropped.
 - Days are published relative to the start of a run. They are put on real dates by an **approximation**: runs named B
-  start on 1 February, runs named J on 1 October of their year. Differences of days within a run are exact; weekdays,
-  and distances between runs, are not.
+  start on the first Saturday of February, runs named J on that of October. Differences of days within a run are exact,
+  and weekdays agree between runs (due dates of a module fall on one weekday); which weekday it was, and distances
+  between runs, are not known.
 - Events: `register`; `submit` (an assessment handed in; 1,909 banked ones, all on day -1, are dropped); `score` (its
   score, `score_delay` days after the hand-in, since marking takes time); `unregister`. The hand-in carries the score as
   the outcome `mark`: a target may sum the marks of the work handed in, no input sees them. `final_result` is never
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
 SCHEMA = Path(__file__).with_name("oulad.toml")
 RUN = ("code_module", "code_presentation")
-STARTS = {"B": (2, 1), "J": (10, 1)}  # month and day
+STARTS = {"B": 2, "J": 10}  # month
+SATURDAY = 5
 CATEGORIES = ("gender", "region", "highest_education", "imd_band", "age_band")
 NUMBERS = ("num_of_prev_attempts", "studied_credits")
 
@@ -82,13 +84,18 @@ def _runs(folder: str | Path) -> pl.DataFrame:
         {"code_module": pl.String, "code_presentation": pl.String, "module_presentation_length": pl.Int32},
     )
     season = pl.col("code_presentation").str.slice(-1)
-    start = {name: dt.date(int(name[:4]), *STARTS[name[-1]]) for name in table["code_presentation"].unique()}
+    start = {name: _first_saturday(int(name[:4]), STARTS[name[-1]]) for name in table["code_presentation"].unique()}
     return table.with_columns(
         run=_run_name(),
         season=season,
         day_0=pl.col("code_presentation").replace_strict(start, return_dtype=pl.Date),
         length=pl.col("module_presentation_length"),
     ).drop("module_presentation_length")
+
+
+def _first_saturday(year: int, month: int) -> dt.date:
+    first = dt.date(year, month, 1)
+    return first + dt.timedelta(days=(SATURDAY - first.weekday()) % 7)
 
 
 def _run_name() -> pl.Expr:
