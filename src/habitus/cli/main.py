@@ -16,11 +16,12 @@ from habitus.cli.generate import generate
 from habitus.cli.ingest import ingest
 from habitus.cli.predict import predict
 from habitus.cli.report import report
+from habitus.cli.scale import scale
 from habitus.cli.simulate import simulate
 from habitus.cli.train import train
 from habitus.cli.whatif import whatif
 
-VERBS = (ingest, append, train, evaluate, predict, whatif, embed, generate, report, simulate)
+VERBS = (ingest, append, train, evaluate, predict, whatif, embed, generate, report, scale, simulate)
 
 app = typer.Typer(
     name="habitus",

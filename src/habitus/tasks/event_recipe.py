@@ -41,6 +41,20 @@ class EventGateConfig(Config):
     n_resamples: int = Field(500, ge=100)
 
 
+class ScaleConfig(Config):
+    """The ladder of `habitus scale`: every size of model x every budget of distinct training events x every seed.
+
+    A size is keys of `model` to change, and its `lr` where it differs from the recipe's. The cells of most compute are
+    left out of the fit, `n_held_out` of them, and foretold by it.
+    """
+
+    sizes: tuple[dict[str, Any], ...] = Field(min_length=1)
+    budgets: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0, 1), min_length=1)
+    n_held_out: int = Field(1, ge=0)
+    n_resamples: int = Field(500, ge=20)
+
+
 class JointConfig(Config):
     """The whole next event as a chain of fields; `is_censored` counts the silence at the end of a log.
 
@@ -61,7 +75,7 @@ class EventRecipe(Config):
     `store` is a path, relative to the folder the command runs in. `seeds` are the members of the ensemble; counted
     models have one, whatever is asked. With `refit`, the model is trained again on train and validation for the number
     of epochs that validation chose. `objective.name` is `next_event` or `joint`; its `field` is what the run predicts,
-    and models of one field take it from there.
+    and models of one field take it from there. `scale` is for `habitus scale` alone.
     """
 
     name: str
@@ -75,6 +89,7 @@ class EventRecipe(Config):
     loader: EventLoaderConfig = EventLoaderConfig.parse({})
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig.parse({}))
     gate: EventGateConfig = EventGateConfig.parse({})
+    scale: ScaleConfig | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> Self:

@@ -35,7 +35,7 @@ def train_events(run: Run[EventRecipe]) -> Run[EventRecipe]:
 
     Errors: `ConfigError`, `CutoffError`, `StoreError`.
     """
-    plan = _plan(run)
+    plan = plan_events(run)
     if hasattr(plan.model, "counted"):
         _save(run, plan, [_counted(plan)], [])
         return run
@@ -70,7 +70,8 @@ class EventPlan:
         )
 
 
-def _plan(run: Run[EventRecipe]) -> EventPlan:
+def plan_events(run: Run[EventRecipe]) -> EventPlan:
+    """Fit the spec on train and prepare the parts. Errors: `ConfigError` for fields that the log lacks."""
     recipe, store = run.recipe, run.store
     spec = fit_event_spec(store, recipe.tokens, recipe.split)
     model, config = resolve(MODELS, recipe.model["name"], kind="model"), recipe.model_config_of_choice()
