@@ -85,27 +85,27 @@ def study(name: str, seed: int, n_samples: int, *, n_users: int, epochs: int) ->
     seconds = time.perf_counter() - began
     told = _numbered(pl.concat([events for events, _, _ in drawn]), spec, store, users)
     n_cut = int(sum(rolled.is_cut.sum() for _, _, rolled in drawn))
-    real, past = _real(store, spec, users, cutoff, futures)
+    begin = futures._instant(1)
+    real, past = _real(store, spec, users, begin)
     print(f"\n### {name}, seed {seed}: {len(users)} users, {DAYS} days from {to_date(cutoff + 1)}, {n_samples} samples")
     print(
         f"{told.height:,} events in {seconds:.0f} s ({told.height / seconds:,.0f} events/s), {n_cut} futures cut;",
         end=" ",
     )
     print(f"{real.height:,} real events\n")
-    begin = futures._instant(1)
-    density = _density(store, spec, split, users, cutoff)
+    density, by_day = _density(store, spec, split, users, cutoff)
     again = past.filter(pl.col("time") >= begin - DAYS * 86_400)
     again = again.with_columns(time=pl.col("time") + DAYS * 86_400, sample=pl.lit(0))
     table = {
         "BehaveGPT": figures(told, real, past, len(users), n_samples, begin),
-        "HistoryDensity": figures(density, real, past, len(users), 1, begin),
+        "HistoryDensity": figures(density, real, past, len(users), 1, begin, by_day),
         "past fortnight": figures(again, real, past, len(users), 1, begin),
     }
     names = list(next(iter(table.values())))
     print(f"| | {' | '.join(table)} |\n|---|{'---|' * len(table)}")
     for row in names:
         print(f"| {row} | {' | '.join(f'{found[row]:.4g}' for found in table.values())} |")
-    for row in names:
+    for row in names if n_users == N_USERS else ():
         for who in ("BehaveGPT", "HistoryDensity"):
             record("generate", f"{name}, {who}: {row}", table[who][row], "", f"seed {seed}")
 
@@ -143,10 +143,18 @@ def _numbered(events: pl.DataFrame, spec: EventSpec, store: Store, users: np.nda
     return joined.select("row", "sample", pl.col("time").dt.epoch("s"), "label")
 
 
-def _real(
-    store: Store, spec: EventSpec, users: np.ndarray, cutoff: int, futures: Futures
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _real(store: Store, spec: EventSpec, users: np.ndarray, begin: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The real future and the whole past of the users, rows `row, time, label`."""
+    every, time_of = _all_events(store, spec, users), pl.col("time")
+    future = every.filter((time_of >= begin) & (time_of < begin + DAYS * 86_400))
+    return future.with_columns(sample=pl.lit(0)), every.filter(time_of < begin)
+
+
+def _events_from(store: Store, spec: EventSpec, users: np.ndarray, begin: int) -> pl.DataFrame:
+    return _real(store, spec, users, begin)[0]
+
+
+def _all_events(store: Store, spec: EventSpec, users: np.ndarray) -> pl.DataFrame:
     frames = []
     for i in range(store.n_shards):
         shard = store.shard(i)
@@ -155,37 +163,70 @@ def _real(
     label = spec.lookup("type", store.vocabulary("type"))[:-1] - 2
     row = pl.DataFrame({"owner": users, "row": np.arange(len(users))})
     every = pl.concat(frames).join(row, on="owner", maintain_order="left")
-    every = every.with_columns(label=pl.Series(label).gather(every["code"])).filter(pl.col("label") >= 0)
-    begin, end = futures._instant(1), futures._instant(1 + DAYS)
-    time_of = pl.col("time")
-    columns = ("row", "time", "label")
-    real = every.filter((time_of >= begin) & (time_of < end)).select(*columns, sample=pl.lit(0))
-    return real, every.filter(time_of < begin).select(*columns)
+    every = every.with_columns(label=pl.Series(label.astype(np.int64)).gather(every["code"]))
+    return every.filter(pl.col("label") >= 0).select("row", "time", "label")
 
 
-def _density(store: Store, spec: EventSpec, split: EventSplit, users: np.ndarray, cutoff: int) -> pl.DataFrame:
-    """What HistoryDensity tells: window and smoothing are its defaults."""
+def _density(
+    store: Store, spec: EventSpec, split: EventSplit, users: np.ndarray, cutoff: int
+) -> tuple[pl.DataFrame, Timeline]:
+    """What HistoryDensity tells: events, and chances per type and day. Knobs by OTD in the validation's fortnight."""
     loader = EventLoader(prepare_events(store, spec, split, "train", has_end=True), tokens_per_batch=8192)
     counted = HistoryDensity.counted(HistoryDensityConfig.parse({}), spec.shape, loader)
+    before = (split.first_day("valid") or 0) - 1
+    first_day = store.users["first_day"].cast(pl.Int32).to_numpy()
+    some = users[first_day[users] <= before]
+    best, chosen = np.inf, (28.0, 7.0)
+    for days in (7.0, 14.0, 28.0, 56.0):
+        for smoothing in (1.0, 7.0, 28.0):
+            told, _, begin = _emitted(counted, (days, smoothing), store, spec, some, before)
+            cost = float(otd(*_lines(_events_from(store, spec, some, begin), told), len(some)).mean())
+            best, chosen = (cost, (days, smoothing)) if cost < best else (best, chosen)
+    print(f"  HistoryDensity: window {chosen[0]:.0f} days, smoothing {chosen[1]:.0f} days, by validation")
+    told, by_day, _ = _emitted(counted, chosen, store, spec, users, cutoff)
+    return told, by_day
+
+
+def _emitted(
+    counted: HistoryDensity, knobs: tuple[float, float], store: Store, spec: EventSpec, users: np.ndarray, cutoff: int
+) -> tuple[pl.DataFrame, Timeline, int]:
+    model = HistoryDensity(counted.config.model_copy(update=dict(zip(("days", "smoothing"), knobs))), counted.shape)
+    model.load_state_dict(counted.state_dict())
     inputs = last_states(store, spec, users, np.full(len(users), cutoff, np.int32))
     batch = assemble_events(inputs, np.arange(len(users)))
-    told = counted.emit(batch, DAYS * 86_400.0)
-    last = batch.time[torch.arange(len(users)), batch.length - 1].double() + batch.remaining.double()
-    return pl.DataFrame(
-        {
-            "row": told.row.numpy(),
-            "time": (last[told.row] + told.after).long().numpy(),
-            "label": told.value.numpy() - 2,
-            "sample": np.zeros(len(told.row), np.int64),
-            "score": told.chance.double().numpy(),
-        }
-    )
+    told = model.emit(batch, DAYS * UNIT)
+    begin = int(batch.time[0, batch.length[0] - 1]) + round(float(batch.remaining[0]))
+    columns = {"row": told.row, "time": (begin + told.after).long(), "label": told.value - 2, "score": told.chance}
+    events = pl.DataFrame({n: v.double().numpy() if n == "score" else v.numpy() for n, v in columns.items()})
+    rates = model.rates(batch)[:, 2:].double()
+    row, label, k = torch.nonzero(_at_least(rates) >= 0.02, as_tuple=True)
+    score = _at_least(rates)[row, label, k].repeat_interleave(DAYS).numpy()
+    day = np.tile(np.arange(DAYS) + 0.5, len(row)) + begin / UNIT
+    row, label = (v.repeat_interleave(DAYS).numpy() for v in (row, label))
+    return events.with_columns(sample=pl.lit(0)), Timeline(row, day, label, score), begin
+
+
+def _at_least(rates: torch.Tensor) -> torch.Tensor:
+    """P(at least 1, 2, 3 events a day) for Poisson rates a day, one more axis at the end."""
+    k = torch.arange(1, 4, dtype=torch.float64)
+    return torch.special.gammainc(k.expand(*rates.shape, 3), rates[..., None].expand(*rates.shape, 3))
+
+
+def _lines(real: pl.DataFrame, told: pl.DataFrame) -> tuple[Timeline, Timeline]:
+    columns = [(t["row"].to_numpy(), t["time"].to_numpy() / UNIT, t["label"].to_numpy()) for t in (real, told)]
+    return Timeline(*columns[0]), Timeline(*columns[1])
 
 
 def figures(
-    told: pl.DataFrame, real: pl.DataFrame, past: pl.DataFrame, n_users: int, n_samples: int, begin: int
+    told: pl.DataFrame,
+    real: pl.DataFrame,
+    past: pl.DataFrame,
+    n_users: int,
+    n_samples: int,
+    begin: int,
+    scored: Timeline | None = None,
 ) -> dict[str, float]:
-    """Figures of generated events (all samples) against real ones."""
+    """Figures of generated events (all samples) against real ones; `scored`: told events with chances, for T-mAP."""
     n_labels = int(max(told["label"].max() or 0, real["label"].max() or 0, past["label"].max() or 0)) + 1  # type: ignore[arg-type]
     told = told.sort("row", "sample", "time", maintain_order=True)
     real = real.sort("row", "time", maintain_order=True)
@@ -195,7 +236,7 @@ def figures(
     one = told.filter(pl.col("sample") == 0)
     real_line = Timeline(real["row"].to_numpy(), real["time"].to_numpy() / UNIT, real["label"].to_numpy())
     one_line = Timeline(one["row"].to_numpy(), one["time"].to_numpy() / UNIT, one["label"].to_numpy())
-    pooled = _pooled(told, n_samples, begin)
+    pooled = _pooled(told, n_samples, begin) if scored is None else scored
     own, others = copied_share(
         one["label"].to_numpy(), one["row"].to_numpy(), past["label"].to_numpy(), past["row"].to_numpy()
     )
@@ -213,10 +254,10 @@ def figures(
         "bigram JSD": bigram_divergence(
             told["label"].to_numpy(), owner, real["label"].to_numpy(), real["row"].to_numpy()
         ),
-        "OTD, one sample": float(otd(real_line, one_line, n_users).mean()),
-        "T-mAP at 1 day, one sample": t_map(real_line, one_line, n_users, 1.0),
-        "T-mAP at 1 day, all samples": t_map(real_line, pooled, n_users, 1.0),
-        "OTD, likely events of all": float(otd(real_line, _likely(pooled), n_users).mean()),
+        "OTD, one future": float(otd(real_line, one_line, n_users).mean()),
+        "T-mAP at 1 day, one future": t_map(real_line, one_line, n_users, 1.0),
+        "T-mAP at 1 day, with chances": t_map(real_line, pooled, n_users, 1.0),
+        "OTD, events of chance >= 1/2": float(otd(real_line, _likely(pooled), n_users).mean()),
         "5-grams of own past": own,
         "5-grams of others' past only": others,
     }
@@ -224,8 +265,6 @@ def figures(
 
 def _pooled(told: pl.DataFrame, n_samples: int, begin: int) -> Timeline:
     """One line of scored events: the k-th event of a type on a day, scored by the share of samples that have it."""
-    if "score" in told.columns:
-        return Timeline(*(told[c].to_numpy() / (UNIT if c == "time" else 1) for c in ("row", "time", "label", "score")))
     day = ((pl.col("time") - begin) // 86_400).alias("day")
     cells = told.with_columns(day).sort("row", "sample", "label", "day", "time")
     cells = cells.with_columns(k=pl.int_range(pl.len()).over("row", "sample", "label", "day"))
