@@ -53,6 +53,9 @@ class LumosConfig(Config):
     outputs bounds what they can say: whoever spends a hundred times what others do needs a way without a bound.
     `calendar_gain` scales a linear way from a day's known events to its outputs; 0 leaves it out. A weekday on which
     nobody ever comes has tiny gradients: without this way it takes thousands of steps to learn.
+    `day_gain` scales a linear way from what is said of the single days to the window outputs (the log of the mean over
+    days); 0 leaves it out. What an event does is learnt on its days, from 28 times as many labels: this way the window
+    hears of it. It needs targets by day.
 
     Errors: an unknown key, or a width that the heads do not divide, is a `ConfigError` from `parse`.
 
@@ -76,6 +79,7 @@ class LumosConfig(Config):
     d_profile: int = Field(0, ge=0)
     profile_gain: float = Field(0.0, ge=0)
     calendar_gain: float = Field(30.0, ge=0)
+    day_gain: float = Field(0.0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -299,6 +303,19 @@ class PerDay(nn.Module):
         return raw if self.calendar is None else raw + self.gain * self.calendar(known_future)
 
 
+class FromDays(nn.Module):
+    """O_day -> O: a linear way, from zero, from what is said of the days to what is said of the window."""
+
+    def __init__(self, config: LumosConfig, shape: LumosShape) -> None:
+        super().__init__()
+        self.gain = config.day_gain
+        self.line = Linear(sum(shape.day_outputs), sum(shape.outputs))
+
+    def forward(self, day: Tensor) -> Tensor:
+        """B F O_day -> B O. The log of the mean of exp: for small chances, the log of how many days are expected."""
+        return self.gain * self.line(day.logsumexp(dim=1) - math.log(day.shape[1]))
+
+
 class Lumos(nn.Module):
     """User-days and a known calendar in, raw head outputs out. It knows no files, no loss, no optimiser.
 
@@ -345,6 +362,8 @@ class Lumos(nn.Module):
             readout = Pool if config.readout == "pool" else Flatten
             self.readout = readout(config, shape) if shape.outputs else None
             self.day_readout = PerDay(config, shape) if shape.day_outputs else None
+            is_both = bool(shape.outputs) and bool(shape.day_outputs)
+            self.from_days = FromDays(config, shape) if config.day_gain and is_both else None
         self.to_empty(device="cpu")
         self.register_buffer("waves", _waves(config, n_positions), persistent=False)
         self._initialise(seed)
@@ -368,6 +387,8 @@ class Lumos(nn.Module):
             self.straight.line.weight.zero_()
         if self.day_readout is not None and self.day_readout.calendar is not None:
             self.day_readout.calendar.weight.zero_()
+        if self.from_days is not None:
+            self.from_days.line.weight.zero_()
         if isinstance(self.readout, Pool):
             self.readout.queries.normal_(0.0, 0.5, generator=draw)  # z has unit entries: targets look at days unevenly
 
@@ -398,7 +419,10 @@ class Lumos(nn.Module):
         z = self.decoder_norm(z)
         window = self.readout(z) if self.readout is not None else z.new_zeros(z.shape[0], 0)
         window = window if cache.window is None else window + cache.window
-        return LumosOutput(window, self.day_readout(z, known_future) if self.day_readout is not None else None)
+        day = self.day_readout(z, known_future) if self.day_readout is not None else None
+        if self.from_days is not None and day is not None:
+            window = window + self.from_days(day)
+        return LumosOutput(window, day)
 
     def embed_days(self, batch: DayBatch) -> Tensor:
         """History days before the encoder, B S D."""

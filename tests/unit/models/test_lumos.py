@@ -128,3 +128,21 @@ def test_a_linear_way_from_the_profile_starts_at_nothing_and_knows_no_bound() ->
     wanted = 10.0 * batch.profile.sum(dim=1, keepdim=True).expand_as(after.window)
     torch.testing.assert_close(after.window - before.window, wanted, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(after.day, before.day)
+
+
+def test_the_days_can_tell_the_window_and_only_where_asked() -> None:
+    shape = LumosShape(**SPEC, horizon=7, outputs=(1, 3), day_outputs=(1, 3))
+    model, plain = (Lumos(LumosConfig(size="tiny", day_gain=gain), shape).eval() for gain in (2.0, 0.0))
+    assert sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in plain.parameters()) == (4 + 1) * 4
+    batch = day_batch(3, shape, n_targets=2, n_days=5, seed=0)
+    out = model(batch)
+    assert not model.from_days(out.day).any(), "it starts from zero"
+    with torch.no_grad():
+        model.from_days.line.weight[0, 0] = 0.5  # the first day output speaks to the first window output
+        after = model(batch).window
+    moved = after - out.window
+    mean = out.day[..., 0].exp().mean(dim=1).log()
+    torch.testing.assert_close(moved[:, 0], mean, rtol=1e-4, atol=1e-6)
+    assert not moved[:, 1:].any()
+    windows_alone = LumosShape(**SPEC, horizon=7, outputs=(1,))
+    assert Lumos(LumosConfig(size="tiny", day_gain=2.0), windows_alone).from_days is None
