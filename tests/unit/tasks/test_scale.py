@@ -28,7 +28,7 @@ loader = {{ tokens_per_batch = 256 }}
 training = {{ loggers = [] }}
 split = {{ protocol = "leave_last_out" }}
 [scale]
-sizes = [{{ d_model = 4, lr = 1e-2 }}, {{ d_model = 8 }}, {{ d_model = 16 }}]
+sizes = [{{ d_model = 4, lr = 1e-2 }}, {{ d_model = 8 }}]
 budgets = {budgets}
 seeds = [0]
 n_resamples = 20
@@ -38,24 +38,24 @@ n_resamples = 20
 @pytest.fixture
 def recipe(make_store, shop, tmp_path) -> Path:
     path = tmp_path / "ladder.toml"
-    path.write_text(RECIPE.format(store=make_store(shop).path, budgets="[150, 400, 1000]"))
+    path.write_text(RECIPE.format(store=make_store(shop).path, budgets="[150, 400]"))
     return path
 
 
 def test_a_ladder_is_trained_once_and_goes_on(recipe, tmp_path):
     found = scale(recipe, out=tmp_path / "run")
-    assert len(found["rungs"]) == 9
-    assert len({rung["n_weights"] for rung in found["rungs"]}) == 3
+    assert len(found["rungs"]) == 4
+    assert len({rung["n_weights"] for rung in found["rungs"]}) == 2
     assert all(0 < rung["loss"] < 10 and rung["n_events"] >= rung["budget"] for rung in found["rungs"])
     assert json.loads((tmp_path / "run" / "scale.json").read_text())["laws"] == found["laws"]
     page = (tmp_path / "run" / "scale.html").read_text()
     assert "Plotly.newPlot" in page
-    assert ("No law is drawn" in page) == any(law["verdict"] for law in found["laws"].values())
+    assert "No law is drawn: not identified: 4 distinct points of 2 sizes and 2 budgets" in page
     stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "rungs").rglob("rung.json")}
     next(iter(stamps)).unlink()
     again = scale(recipe, out=tmp_path / "run")
     assert [rung["loss"] for rung in again["rungs"]] == [rung["loss"] for rung in found["rungs"]]
-    assert sum(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items()) == 8
+    assert sum(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items()) == 3
 
 
 def test_smaller_budgets_are_part_of_larger_ones_and_seeds_differ(recipe, tmp_path):
