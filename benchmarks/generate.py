@@ -299,7 +299,7 @@ def speed(size: str) -> None:
     model = BehaveGPT(BehaveGPTConfig.parse({"size": "tiny"}), spec.shape).eval()
     cutoff = (split.first_day("test") or 0) - 1
     first_day = store.users["first_day"].cast(pl.Int32).to_numpy()
-    users = np.flatnonzero(first_day <= cutoff)[: 100 if size == "small" else 400]
+    users = np.flatnonzero(first_day <= cutoff)[: 50 if size == "small" else 100]
     rates = {}
     for is_cached in (True, False):
         draws = DrawConfig.parse({"max_events": 64})
