@@ -86,7 +86,7 @@ def study(name: str, seed: int, n_samples: int, *, n_users: int, epochs: int) ->
     seconds = time.perf_counter() - began
     told = _numbered(pl.concat([events for events, _, _ in drawn]), spec, store, users)
     n_cut = int(sum(rolled.is_cut.sum() for _, _, rolled in drawn))
-    begin = futures._instant(1)
+    begin = futures.instant(1)
     real, past = _real(store, spec, users, begin)
     print(f"\n### {name}, seed {seed}: {len(users)} users, {DAYS} days from {to_date(cutoff + 1)}, {n_samples} samples")
     print(

@@ -80,11 +80,11 @@ class Futures:
             last_time=batch.time[torch.arange(len(users)), batch.length - 1],
             key=text_keys(self.store.users["user"].gather(pl.Series(users)).cast(pl.String).to_list()),
             user=users,
-            begin=self._instant(1),
-            end=self._instant(1 + self.days),
+            begin=self.instant(1),
+            end=self.instant(1 + self.days),
         )
 
-    def _instant(self, after: int) -> int:
+    def instant(self, after: int) -> int:
         """First second of the day so many days after the cut-off, UTC."""
         return first_instant(to_date(self.cutoff + after), self.spec.zone) // 1_000_000
 
