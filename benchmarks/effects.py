@@ -91,10 +91,10 @@ def _draw(name: str, folder: Path, size: str, draw: int) -> Drawn:
         seeing, metrics = _pair(folder, store, name, size, draw)
         drawn = Drawn(judge(seeing, world, draw), _gains(metrics), _scores(metrics))
         plain = asdict(drawn)
-        plain["judged"] = [{k: None if v != v else v for k, v in row.items()} for row in plain["judged"]]  # noqa: PLR0124
+        plain["judged"] = [{k: None if v != v else v for k, v in row.items()} for row in plain["judged"]]
         write_json(file, plain)
     values = json.loads(file.read_text("utf-8"))
-    judged = [{k: np.nan if v is None else v for k, v in row.items()} for row in values["judged"]]
+    judged: list[dict[str, Any]] = [{k: np.nan if v is None else v for k, v in row.items()} for row in values["judged"]]
     return Drawn([Judged(**row) for row in judged], values["gains"], values["scores"])
 
 
