@@ -135,11 +135,13 @@ class Constraints:
         """Whether some instants are refused."""
         return bool(self.config.closed_hours) or self.config.max_per_day is not None
 
-    def tally(self, user: np.ndarray) -> Tally:
-        """Begin counting for n rows of these user numbers."""
+    def tally(self, user: np.ndarray, begin: int) -> Tally:
+        """Begin counting for n rows of these user numbers; forced events before `begin` (seconds) are passed over."""
         low = high = np.zeros(len(user), np.int64)
         if self.forced is not None:
             low, high = (np.searchsorted(self.forced.user, user, side) for side in ("left", "right"))
+            n_over = np.append(0, np.cumsum(self.forced.time < begin))
+            low = low + n_over[high] - n_over[low]
         spent = {name: np.zeros(len(user)) for name in self.amounts}
         return Tally(user, np.full(len(user), -1), np.zeros(len(user), np.int64), spent, self.forced, low, high)
 

@@ -130,7 +130,7 @@ class _Rollout:
         self.key = mix(start.key[owner.numpy()] ^ mix(sample))
         self.state: Past = (Cached if is_cached else Uncached)(model, start, owner)
         self.user = start.user[owner.numpy()]
-        self.tally = constraints.tally(self.user) if constraints else None
+        self.tally = constraints.tally(self.user, start.begin) if constraints else None
         self.masked: dict[str, tuple[float, int]] = {}
         self.n_rows = n
 

@@ -167,14 +167,15 @@ def test_budgets_hold_per_day(model):
 
 
 def test_forced_events_happen_at_their_time(model):
-    at = [BEGIN + 3600, BEGIN + 90_000, BEGIN + 90_000]
-    forced = {"user": ["u2", "u2", "u3"], "time": at, "type": ["d", "c", "d"], "item": ["i6", None, None]}
+    at = [BEGIN + 3600, BEGIN + 90_000, BEGIN + 90_000, BEGIN - 100]
+    forced = {"user": ["u2", "u2", "u3", "u3"], "time": at, "type": ["d", "c", "d", "a"], "item": ["i6", *[None] * 3]}
     rolled = roll(model, constraints=constrained({"forced": forced}))
     for user, time, kind in ((2, at[0], 5), (2, at[1], 4), (3, at[2], 5)):
         for sample in (0, 1):
             mine = (rolled.row == user * 2 + sample) & (rolled.time == time)
             assert (rolled.ids[mine, 3] == kind).any()
     assert (rolled.ids[(rolled.row // 2 == 2) & (rolled.time == at[0]), 4] == 8).any()
+    assert rolled.time.min() >= BEGIN
 
 
 def test_errors_name_user_and_reason(model):
