@@ -25,7 +25,7 @@ from habitus.tokens.events import EventShape
 class TransitionConfig(Config):
     """What the user chooses; `tuned` chooses `smoothing`, `last_k` and `decay` on validation.
 
-    `reach`: pairs up to so many steps apart are counted, a pair s steps apart as 1/s. Errors: an unknown key is a
+    `reach`: pairs up to so many steps apart are counted, a pair s steps apart as s^-fade. Errors: an unknown key is a
     `ConfigError` from `parse`.
 
     >>> TransitionConfig().last_k
@@ -36,7 +36,8 @@ class TransitionConfig(Config):
     smoothing: float = Field(10.0, gt=0)
     last_k: int = Field(1, ge=1, le=20)
     decay: float = Field(0.7, gt=0, le=1)
-    reach: int = Field(1, ge=1, le=20)
+    reach: int = Field(1, ge=1, le=100)
+    fade: float = Field(0.5, ge=0)
 
 
 class Transition(Tables):
@@ -86,7 +87,7 @@ class Transition(Tables):
         given, told, asked = given[:, :width], told[:, step:], batch.is_target[:, step:]
         is_counted = asked & (told >= FIRST) & (given >= FIRST)
         code = given[is_counted] * self.n_rows + told[is_counted]
-        return code, torch.full(code.shape, 1 / (step + 1), dtype=torch.float64)
+        return code, torch.full(code.shape, (step + 1) ** -self.config.fade, dtype=torch.float64)
 
     def tuned(
         self,

@@ -21,7 +21,7 @@ NAMES = {
     "transition": "transition graph",
 }
 SHARES = (0.1, 0.2, 0.3, 0.5)
-REACHES = (1, 3, 10)  # steps between the events of a pair, of the graphs that validation chooses from
+REACHES = (1, 10, 30)  # steps between the events of a pair, of the graphs that validation chooses from
 
 
 def counted(

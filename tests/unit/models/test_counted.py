@@ -142,9 +142,9 @@ def test_log_share_is_the_score_of_one_value() -> None:
 
 
 def test_a_wider_reach_counts_pairs_further_apart_for_less() -> None:
-    near, wide = (Transition.counted(TransitionConfig(reach=r), SHAPE, LOADER) for r in (1, 2))
+    near, wide = (Transition.counted(TransitionConfig(reach=r, fade=2), SHAPE, LOADER) for r in (1, 2))
     far = pairs(LOADER, 1, step=1)
-    assert float(wide.count.sum() - near.count.sum()) == pytest.approx(far.total() / 2)
+    assert float(wide.count.sum() - near.count.sum()) == pytest.approx(far.total() / 4)
 
 
 def test_tuning_takes_the_likeliest() -> None:
