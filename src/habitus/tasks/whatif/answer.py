@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,9 @@ def whatif(
     )
     segments = None if segment is None else read_segments(segment, run.store, samples)
     base = prepare(run.store, spec, samples, calendar=question.base, has_targets=False)
-    found, section = _asked(run, artifact, heads, question, base, (placebos, past_placebos), with_importance, seed)
-    section |= _segments(segment, segments, heads, units_of(heads, run.recipe), question, found)
+    job = _Job(run, artifact, heads, question, base, seed)
+    found, section = _asked(job, placebos, past_placebos, with_importance)
+    section |= _segments(job, segment, segments, found)
     if out is not None:
         ids = run.store.users["user"].gather(pl.Series(samples.user))
         write_table(per_user(heads, question.names, found, ids, segments), out)
@@ -97,67 +99,89 @@ def whatif(
     return section
 
 
-def _asked(
-    run: Run,
-    artifact: Artifact,
-    heads: Heads,
-    question: Question,
-    base: Inputs,
-    n_placebos: tuple[int, int],
-    with_importance: bool,
-    seed: int,
-) -> tuple[list[Answer], dict[str, Any]]:
+@dataclass(frozen=True)
+class _Job:
+    """What is asked of whom: the same for every part of the section."""
+
+    run: Run
+    artifact: Artifact
+    heads: Heads
+    question: Question
+    base: Inputs
+    seed: int
+
+    @property
+    def targets(self) -> list[str]:
+        return [head.name for head in self.heads.window]
+
+    @property
+    def units(self) -> list[str]:
+        return units_of(self.heads, self.run.recipe)
+
+    @property
+    def others(self) -> list[tuple[str, Calendar]]:
+        return list(zip(self.question.names[1:], self.question.calendars[1:]))
+
+    def answers(self, futures: Sequence[Future]) -> list[Answer]:
+        return answers(self.artifact.members, self.heads, futures, self.artifact.calibration)
+
+
+def _asked(job: _Job, n_placebos: int, n_past: int, with_importance: bool) -> tuple[list[Answer], dict[str, Any]]:
     """Ask everything in one pass over the users; give the answers to the calendars asked about, and the section."""
-    names, day, units = question.names, question.cutoff, units_of(heads, run.recipe)
-    targets, calibration = [head.name for head in heads.window], artifact.calibration
-    changes = {name: changes_of(question.base, c, day) for name, c in zip(names[1:], question.calendars[1:])}
-    nulls = placebos_of.nothing(question.base, day, [c for some in changes.values() for c in some])
-    drawn = _drawn(question, changes, base, n_placebos[0], seed)
-    past = _past_drawn(question, changes, base, n_placebos[1], seed)
-    coming = coming_events(base, question.base, day, seed=seed) if with_importance else None
+    question, base = job.question, job.base
+    changes = {name: changes_of(question.base, c, question.cutoff) for name, c in job.others}
+    nulls = placebos_of.nothing(question.base, question.cutoff, [c for some in changes.values() for c in some])
+    drawn, past = _drawn(job, changes, n_placebos), _past_drawn(job, changes, n_past)
+    coming = coming_events(base, question.base, question.cutoff, seed=job.seed) if with_importance else None
     futures, place = _gathered(base, question, nulls, [*drawn, *past])
-    n_before = len(futures)
-    futures += [Future(inputs) for inputs in coming.inputs] if coming else []
-    found = answers(artifact.members, heads, futures, calibration)
+    rest = [Future(inputs) for inputs in coming.inputs] if coming else []
+    found = job.answers([*futures, *rest])
+    named = found[: len(question.names)]
 
-    def effect(draw: Draw) -> np.ndarray:
-        return found[place[id(draw.plus)]].total - found[place[id(draw.minus)]].total
+    def total(calendar: Calendar) -> np.ndarray:
+        return found[place[id(calendar)]].total
 
-    def past_effect(draw: Draw) -> np.ndarray:
-        inputs = prepare(run.store, base.spec, base.samples, calendar=draw.plus, has_targets=False)
-        (answer,) = answers(artifact.members, heads, [Future(inputs)], calibration)
-        return answer.total - found[place[id(draw.minus)]].total
-
-    named = found[: len(names)]
-    errors = calibration.get("totals", {})
-    seen = [changed for name in changes for changed in _described(changes[name], name, question, run)]
-    section = {
-        "cutoff": str(to_date(day)),
-        "horizon": base.spec.horizon,
-        "calendars": list(names),
-        "n_users": len(base),
-        "level": LEVEL,
-        "n_members": len(artifact.members),
-        "total_level": next((error["coverage"] for error in errors.values()), None),
-        "n_cutoffs": next((error["n_cutoffs"] for error in errors.values()), None),
-        "rows": totals(heads, units, names, named, calibration),
-        "changes": seen,
-        "late": _late(question),
-        "arrivals": _arrivals(run, day, base.spec.horizon),
-        "daily": by_day(heads, names, named, day, run.recipe, calibration),
+    effects = [total(draw.plus) - total(draw.minus) for draw in drawn]
+    effects += [_encoded_anew(job, draw.plus).total - total(draw.minus) for draw in past]
+    beside = placebos_of.summed([*drawn, *past], effects, job.targets, job.units)
+    rows = totals(job.heads, job.units, question.names, named, job.artifact.calibration)
+    section = _facts(job) | {
+        "rows": [row | {"verdict": placebos_of.verdict(row, beside)} for row in rows],
+        "changes": [c for name, some in changes.items() for c in _described(job, some, name)],
+        "daily": by_day(job.heads, question.names, named, question.cutoff, job.run.recipe, job.artifact.calibration),
         "null": _null(named[0], [found[place[id(calendar)]] for calendar in nulls]),
-        "placebo": placebos_of.summed(drawn, effect, targets, units)
-        + placebos_of.summed(past, past_effect, targets, units),
+        "placebo": beside,
         "importance": [],
-        "n_events_left_out": 0,
+        "n_events_left_out": coming.n_left_out if coming else 0,
     }
-    for row in section["rows"]:
-        row["verdict"] = placebos_of.verdict(row, section["placebo"])
     if coming:
-        rest = found[n_before:]
-        section["importance"] = importance(coming, named[0], rest, base.samples.user, targets, units)
-        section["n_events_left_out"] = coming.n_left_out
+        of_events = found[len(futures) :]
+        section["importance"] = importance(coming, named[0], of_events, base.samples.user, job.targets, job.units)
     return named, section
+
+
+def _facts(job: _Job) -> dict[str, Any]:
+    """Say who was asked after which day, and what the intervals rest on."""
+    errors = job.artifact.calibration.get("totals", {})
+    first = next(iter(errors.values()), {})
+    return {
+        "cutoff": str(to_date(job.question.cutoff)),
+        "horizon": job.base.spec.horizon,
+        "calendars": list(job.question.names),
+        "n_users": len(job.base),
+        "level": LEVEL,
+        "n_members": len(job.artifact.members),
+        "total_level": first.get("coverage"),
+        "n_cutoffs": first.get("n_cutoffs"),
+        "late": _late(job.question),
+        "arrivals": _arrivals(job.run, job.question.cutoff, job.base.spec.horizon),
+    }
+
+
+def _encoded_anew(job: _Job, calendar: Calendar) -> Answer:
+    """Answer under a calendar with another past."""
+    inputs = prepare(job.run.store, job.base.spec, job.base.samples, calendar=calendar, has_targets=False)
+    return job.answers([Future(inputs)])[0]
 
 
 def _gathered(
@@ -180,33 +204,31 @@ def _gathered(
     return futures, place
 
 
-def _drawn(question: Question, changes: dict[str, list[Change]], base: Inputs, n: int, seed: int) -> list[Draw]:
-    ids = base.store.users["user"].to_numpy()[base.samples.user]
-    crowd = Crowd.of(ids, base.high - base.low)
+def _drawn(job: _Job, changes: dict[str, list[Change]], n: int) -> list[Draw]:
+    base, question = job.base, job.question
+    crowd = Crowd.of(base.store.users["user"].gather(pl.Series(base.samples.user)), base.high - base.low)
     found: list[Draw] = []
-    for name, calendar in zip(question.names[1:], question.calendars[1:]):
+    for name, calendar in job.others:
         if changes[name]:
             found += placebos_of.draws(
                 question.base, calendar, changes[name], name,
-                cutoff=question.cutoff, horizon=base.spec.horizon, crowd=crowd, n=n, seed=seed,
+                cutoff=question.cutoff, horizon=base.spec.horizon, crowd=crowd, n=n, seed=job.seed,
             )  # fmt: skip
     return found
 
 
-def _past_drawn(question: Question, changes: dict[str, list[Change]], base: Inputs, n: int, seed: int) -> list[Draw]:
-    history = base.spec.tokens.history
+def _past_drawn(job: _Job, changes: dict[str, list[Change]], n: int) -> list[Draw]:
+    base, cutoff, history = job.question.base, job.question.cutoff, job.base.spec.tokens.history
     return [
         draw
         for name, some in changes.items()
         if some
-        for draw in placebos_of.past_draws(
-            question.base, some, name, cutoff=question.cutoff, history=history, n=n, seed=seed
-        )
+        for draw in placebos_of.past_draws(base, some, name, cutoff=cutoff, history=history, n=n, seed=job.seed)
     ]
 
 
-def _described(changes: list[Change], name: str, question: Question, run: Run) -> list[dict[str, Any]]:
-    return described(changes, name, question.base, question.cutoff, run.store.first_day)
+def _described(job: _Job, changes: list[Change], name: str) -> list[dict[str, Any]]:
+    return described(changes, name, job.question.base, job.question.cutoff, job.run.store.first_day)
 
 
 def _late(question: Question) -> list[dict[str, str]]:
@@ -232,14 +254,10 @@ def _arrivals(run: Run, day: int, n_days: int) -> dict[str, int]:
 
 
 def _segments(
-    given: str | Path | pl.DataFrame | None,
-    segments: np.ndarray | None,
-    heads: Heads,
-    units: list[str],
-    question: Question,
-    found: list[Answer],
+    job: _Job, given: str | Path | pl.DataFrame | None, segments: np.ndarray | None, found: list[Answer]
 ) -> dict[str, Any]:
     if segments is None or given is None:
         return {"segments": [], "segment_by": None}
     name = "segment" if isinstance(given, pl.DataFrame) else Path(given).stem
-    return {"segments": by_segment(heads, units, question.names, found, segments), "segment_by": name}
+    rows = by_segment(job.heads, job.units, job.question.names, found, segments)
+    return {"segments": rows, "segment_by": name}

@@ -12,7 +12,7 @@ All but the last cost decodes only. Draws depend on the seed, the kind and their
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,14 +44,14 @@ class Draw:
 class Crowd:
     """The users asked: their ids as text, and the stratum of activity of each, int64 [n]."""
 
-    user: np.ndarray
+    user: pl.Series
     stratum: np.ndarray
 
     @classmethod
-    def of(cls, user: np.ndarray, activity: np.ndarray) -> Crowd:
+    def of(cls, user: pl.Series, activity: np.ndarray) -> Crowd:
         """Cut users into strata of equal size by how active they were; ties stay together."""
         rank = np.searchsorted(np.sort(activity), activity, side="left") / max(len(activity), 1)
-        return cls(np.asarray([str(u) for u in user]), (rank * N_STRATA).astype(np.int64))
+        return cls(user.cast(pl.String), (rank * N_STRATA).astype(np.int64))
 
 
 def nothing(base: Calendar, cutoff: int, changes: Iterable[Change]) -> tuple[Calendar, Calendar]:
@@ -115,13 +115,11 @@ def past_draws(
     return found
 
 
-def summed(
-    drawn: list[Draw], effect: Callable[[Draw], np.ndarray], targets: list[str], units: list[str]
-) -> list[dict[str, Any]]:
-    """Give, per calendar, kind and target, the mean of the draws' total effects and their least and greatest."""
+def summed(drawn: list[Draw], effects: list[np.ndarray], targets: list[str], units: list[str]) -> list[dict[str, Any]]:
+    """Give, per calendar, kind and target, the mean of the draws' total effects ([K] each), and the extremes."""
     rows = []
     for name, kind in dict.fromkeys((draw.calendar, draw.kind) for draw in drawn):
-        values = np.array([effect(d) for d in drawn if (d.calendar, d.kind) == (name, kind)])
+        values = np.array([e for d, e in zip(drawn, effects) if (d.calendar, d.kind) == (name, kind)])
         for k, target in enumerate(targets):
             found = values[:, k]
             rows.append(
@@ -241,7 +239,7 @@ def _to_other_users(edit: _Edit, pool: pl.DataFrame, crowd: Crowd, rng: np.rando
             if row is not None and users.any():
                 label = f"others, {side} {i}"
                 rows.append(row | {"audience": label})
-                chosen = crowd.user[users]
+                chosen = crowd.user.filter(pl.Series(users))
                 made.append(pl.DataFrame({"audience": [label] * len(chosen), "user": chosen}, schema=AUDIENCE_COLUMNS))
     audiences = pl.concat(made)
     return Draw("other users", name, edit.made(plus, audiences), edit.made(minus, audiences))
@@ -250,7 +248,7 @@ def _to_other_users(edit: _Edit, pool: pl.DataFrame, crowd: Crowd, rng: np.rando
 def _is_in(crowd: Crowd, pool: pl.DataFrame, row: Row | None) -> np.ndarray:
     if row is None:
         return np.zeros(len(crowd.user), bool)
-    return np.isin(crowd.user, pool.filter(audience=row["audience"])["user"].to_numpy().astype(str))
+    return crowd.user.is_in(pool.filter(audience=row["audience"])["user"].implode()).to_numpy()
 
 
 def _like(wanted: np.ndarray, taken: np.ndarray, crowd: Crowd, rng: np.random.Generator) -> np.ndarray:
