@@ -49,6 +49,8 @@ class LumosConfig(Config):
 
     `d_profile` opens a second way for the profile, through a hidden layer of that width to every future query; 0 leaves
     the history as its only way, as in the paper. Worth it when the profile holds aggregates of the whole life.
+    `has_glance` shows that way the coming calendar as a whole too (mean, highest and lowest of each known-event number
+    over the horizon): a future day's query knows its own day alone. It needs `d_profile`.
     `profile_gain` scales a linear way from the profile to the window outputs; 0 leaves it out. The norm before the
     outputs bounds what they can say: whoever spends a hundred times what others do needs a way without a bound.
     `calendar_gain` scales a linear way from a day's known events to its outputs; 0 leaves it out. A weekday on which
@@ -77,6 +79,7 @@ class LumosConfig(Config):
     has_kind_vectors: bool = True
     future_self_attention: bool = False
     d_profile: int = Field(0, ge=0)
+    has_glance: bool = False
     profile_gain: float = Field(0.0, ge=0)
     calendar_gain: float = Field(30.0, ge=0)
     day_gain: float = Field(0.0, ge=0)
@@ -95,6 +98,8 @@ class LumosConfig(Config):
             raise ValueError("d_model must be a multiple of 8")
         if self.d_model % self.n_heads:
             raise ValueError(f"d_model must be a multiple of n_heads ({self.n_heads})")
+        if self.has_glance and not self.d_profile:
+            raise ValueError("has_glance needs d_profile above 0")
         return self
 
 
@@ -116,7 +121,7 @@ class Cache:
     """A past, encoded once: a further calendar then costs only a decode.
 
     `h` B S D; `keys` and `values` one B heads S D/heads per decoder layer; `mask` B 1 1 S, true on days that count;
-    `about` B D, what the profile adds to every future query, or None;
+    `about` B d_profile, what the profile says for every future query, or None;
     `window` B O, what it says for the window outputs directly, or None.
     It holds for one past: a calendar that differs at or before the cut-off needs a new one.
     """
@@ -233,20 +238,29 @@ class DecoderBlock(nn.Module):
 
 
 class About(nn.Module):
-    """P -> d_profile -> D: the profile's own way to the future queries."""
+    """P -> d_profile -> D: the profile's own way to the future queries; with a glance 3·E join in the middle."""
 
     def __init__(self, config: LumosConfig, shape: LumosShape) -> None:
         super().__init__()
         self.rise = Linear(shape.n_profile, config.d_profile)
+        self.glance = Linear(3 * shape.n_known, config.d_profile) if config.has_glance else None
         self.fall = Linear(config.d_profile, config.d_model)
         self.activation, self.dropout = _activation(config), nn.Dropout(config.dropout)
 
     def forward(self, profile: Tensor) -> Tensor:
-        return self.fall(self.dropout(self.activation(self.rise(self.dropout(profile)))))
+        """B P -> B d_profile: the part that another calendar does not change."""
+        return self.rise(self.dropout(profile))
+
+    def ask(self, said: Tensor, known_future: Tensor) -> Tensor:
+        """B d_profile and the calendar (B F E) -> B D, for every future query."""
+        if self.glance is not None:
+            whole = [known_future.mean(dim=1), known_future.amax(dim=1), known_future.amin(dim=1)]
+            said = said + self.glance(torch.cat(whole, dim=-1))
+        return self.fall(self.dropout(self.activation(said)))
 
 
 class Straight(nn.Module):
-    """P -> O: a linear way from the profile to the window outputs, from zero."""
+    """P -> O: a linear way from the profile to the window outputs, from zero; see `training.linear_start`."""
 
     def __init__(self, config: LumosConfig, shape: LumosShape) -> None:
         super().__init__()
@@ -413,7 +427,8 @@ class Lumos(nn.Module):
         z = self.activation(self.ask(self.embed_known(known_future)))
         places = self._places()
         z = z if places is None else z + places[self.shape.history :]
-        z = z if cache.about is None else z + cache.about[:, None]
+        if self.about is not None and cache.about is not None:
+            z = z + self.about.ask(cache.about, known_future)[:, None]
         for block, keys, values in zip(self.decoder, cache.keys, cache.values):
             z = block(z, keys, values, cache.mask)
         z = self.decoder_norm(z)
@@ -474,7 +489,7 @@ def _future_flops(config: LumosConfig, shape: LumosShape, n_kept: float) -> floa
         block += 4 * d * d + 2 * days * d
     per_day = d // 4 * (shape.n_known + d) + config.n_decoder * block
     straight = shape.n_profile * sum(shape.outputs) if config.profile_gain else 0
-    about = config.d_profile * (shape.n_profile + d)
+    about = config.d_profile * (shape.n_profile + d + (3 * shape.n_known if config.has_glance else 0))
     if config.readout == "flatten" and shape.outputs:
         per_day += d * d
     window = sum(shape.outputs) * d + (len(shape.outputs) * d * (2 * days + d) if config.readout == "pool" else 0)

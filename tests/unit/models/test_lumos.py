@@ -77,6 +77,7 @@ def test_operations_agree_with_the_count_by_hand(n_kept: int, gigaflops: float) 
         {"norm": "post", "readout": "flatten", "activation": "relu"},
         {"future_self_attention": True},
         {"profile_gain": 5.0},
+        {"d_profile": 16, "has_glance": True},
     ],
 )
 def test_operations_agree_with_what_torch_counts(options: dict) -> None:
@@ -128,6 +129,26 @@ def test_a_linear_way_from_the_profile_starts_at_nothing_and_knows_no_bound() ->
     wanted = 10.0 * batch.profile.sum(dim=1, keepdim=True).expand_as(after.window)
     torch.testing.assert_close(after.window - before.window, wanted, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(after.day, before.day)
+
+
+def test_a_glance_tells_every_day_of_the_others() -> None:
+    """Without it, an event of the last day alone cannot reach the query of the first day."""
+    shape = LumosShape(3, 4, 2, 40, 5, day_outputs=(1,))
+    batch = day_batch(3, shape)
+    other = batch.known_future.clone()
+    other[:, -1, 3] += 5.0
+    for has_glance in (False, True):
+        model = Lumos(LumosConfig(size="tiny", d_profile=16, has_glance=has_glance), shape).eval()
+        cache = model.encode(batch)
+        first, second = (model.decode(cache, known).day for known in (batch.known_future, other))
+        assert first is not None
+        assert second is not None
+        assert torch.equal(first[:, 0], second[:, 0]) == (not has_glance)
+
+
+def test_a_glance_needs_a_way_of_its_own() -> None:
+    with pytest.raises(ConfigError, match="d_profile"):
+        LumosConfig.parse({"size": "tiny", "has_glance": True})
 
 
 def test_the_days_can_tell_the_window_and_only_where_asked() -> None:
