@@ -7,12 +7,11 @@ tables and the softmax losses of this project instead of the pairwise ones. One 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from habitus.core.config import Config
-from habitus.models.layers.catalogue import catalogue_scores, check_field, last
+from habitus.models.layers.catalogue import catalogue_scores, check_field, last, lookup
 from habitus.tokens.batch import EventBatch
 from habitus.tokens.events import EventShape
 
@@ -74,7 +73,7 @@ class GRU4Rec(nn.Module):
 
     def forward(self, batch: EventBatch) -> Tensor:
         """Give the state after each event, B T D."""
-        x = self.dropout(F.embedding(batch.ids[..., self.column], self.table))
+        x = self.dropout(lookup(batch.ids[..., self.column], self.table))
         if not len(batch):  # the recurrent kernel refuses an empty batch
             return x
         for layer in self.layers:

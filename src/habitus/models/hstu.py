@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from habitus.core.config import Config
 from habitus.core.errors import ConfigError
-from habitus.models.layers.catalogue import catalogue_scores, check_field, last
+from habitus.models.layers.catalogue import catalogue_scores, check_field, last, lookup
 from habitus.tokens.batch import EventBatch
 from habitus.tokens.events import EventShape
 
@@ -134,7 +134,7 @@ class HSTU(nn.Module):
         """Give the state after each event, B T D."""
         ids = batch.ids[..., self.column]
         bucket = self._buckets(batch)
-        x = self.dropout(F.embedding(ids, self.table) + self.places[: ids.shape[1]])
+        x = self.dropout(lookup(ids, self.table) + self.places[: ids.shape[1]])
         for block in self.blocks:
             x = block(x, bucket)
         return self.norm(x)

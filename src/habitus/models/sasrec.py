@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from habitus.core.config import Config
-from habitus.models.layers.catalogue import catalogue_scores, check_field, last
+from habitus.models.layers.catalogue import catalogue_scores, check_field, last, lookup
 from habitus.tokens.batch import EventBatch
 from habitus.tokens.events import EventShape
 
@@ -26,7 +26,8 @@ class SASRecConfig(Config):
 
     `block`: `plain` is the published one, pre-norm, ReLU, D -> D -> D; `gated` has a SwiGLU feed-forward of
     `d_ff` (default 4 D) and a learnt gate on every residual. `input_dropout` is that of the item vectors, `dropout` by
-    default.
+    default. `start = "counts"`: training begins with item vectors made from counts of what stands near what
+    (`models.spectral`) and with blocks that do nothing yet; a fraction of the epochs is then enough.
 
     Errors: an unknown key, or a width that the heads do not divide, is a `ConfigError` from `parse`.
 
@@ -42,6 +43,7 @@ class SASRecConfig(Config):
     dropout: float = Field(0.2, ge=0, lt=1)
     input_dropout: float | None = Field(None, ge=0, lt=1)
     block: Literal["plain", "gated"] = "plain"
+    start: Literal["random", "counts"] = "random"
 
     @model_validator(mode="after")
     def _widths(self) -> Self:
@@ -158,7 +160,7 @@ class SASRec(nn.Module):
     def forward(self, batch: EventBatch) -> Tensor:
         """Give the state after each event, B T D."""
         ids = batch.ids[..., self.column]
-        x = self.dropout(F.embedding(ids, self.table) + self.places[: ids.shape[1]])
+        x = self.dropout(lookup(ids, self.table) + self.places[: ids.shape[1]])
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

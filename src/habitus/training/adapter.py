@@ -31,6 +31,7 @@ from habitus.training.checkpoints import (
     write_checkpoint,
 )
 from habitus.training.objectives import Loss, Objective, ratios, score
+from habitus.training.rows import RowAdamW, clip_norm
 from habitus.training.throughput import Meter
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Adapter(pl.LightningModule):
     # the run: start, end, state ------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
+        return RowAdamW(
             parameter_groups(self, self.config.weight_decay), lr=self.config.lr, betas=self.config.betas, fused=True
         )
 
@@ -187,7 +188,7 @@ class Adapter(pl.LightningModule):
         """Clip the norm over all weights here: Lightning's own way refuses fused optimisers under bf16."""
         if self.config.clip:
             own = getattr(self.trainer.strategy.model, "clip_grad_norm_", None)  # FSDP: weights are in pieces
-            own(self.config.clip) if own else nn.utils.clip_grad_norm_(self.weights(), self.config.clip)
+            own(self.config.clip) if own else clip_norm(self.weights(), self.config.clip)
 
     def progress(self) -> float:
         """Share of the planned steps done."""

@@ -19,8 +19,10 @@ from torch import nn
 from habitus.core.atomic import remove_partial
 from habitus.core.config import Config
 from habitus.core.errors import ExtraError, TrainingError
+from habitus.models.layers.catalogue import BY_ROW
 from habitus.training.checkpoints import BEST, FORMAT, LAST, Place, load_weights, read_checkpoint, read_place
 from habitus.training.objectives import Objective
+from habitus.training.rows import mark_tables
 from habitus.training.throughput import matmul_peak
 
 
@@ -29,7 +31,9 @@ class TrainingConfig(Config):
 
     `patience` is in epochs without a better validation score; None never stops early. `averaging = "ema"` or `"last"`
     validates and keeps averaged weights (see `Average`). `checkpoint_every` is in steps; 0 keeps those at epoch ends.
-    `devices` and `strategy` go to Lightning. `bf16` and `compile` are switches for speed, off by default.
+    Tables of `by_row` rows or more get gradients and updates only for the rows a step has read, where the loss samples
+    (see `training.rows`); 0 never. `devices` and `strategy` go to Lightning. `bf16` and `compile` are switches for
+    speed, off by default.
 
     >>> TrainingConfig().lr
     0.0003
@@ -53,6 +57,7 @@ class TrainingConfig(Config):
     log_every: int = Field(10, gt=0)
     loggers: tuple[Literal["csv", "tensorboard", "mlflow"], ...] = ("csv", "tensorboard")
     accelerator: str = "auto"
+    by_row: int = Field(100_000, ge=0)
     devices: int | str = 1
     strategy: str = "auto"
     seed: int = 0
@@ -125,6 +130,7 @@ def fit(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial(folder)
+    mark_tables(model, config.by_row)
     n_batches = len(train_loader)
     for part, loader in (("training", train_loader), ("validation", valid_loader)):
         if loader is not None and len(loader) == 0:
@@ -199,7 +205,8 @@ def _settings(
     model: nn.Module, objective: Objective, config: TrainingConfig, n_batches: int, stop_after: int | None
 ) -> dict[str, str]:
     """What must be equal in a run that goes on."""
-    free = {"checkpoint_every", "log_every", "loggers", "accelerator"}
+    free = {"checkpoint_every", "log_every", "loggers", "accelerator", "by_row"}
+    by_row = [name for name, weight in model.named_parameters() if getattr(weight, BY_ROW, False)]
     chosen = {name: str(value) for name, value in config.model_dump(exclude=free).items()}
     shapes = [(name, tuple(p.shape)) for name, p in (*model.named_parameters(), *objective.named_parameters())]
     described = f"{model!r} {objective!r} {shapes}"
@@ -208,6 +215,7 @@ def _settings(
         "model and objective": hashlib.sha256(described.encode()).hexdigest()[:16],
         "batches per epoch": str(n_batches),
         "stop_after": str(stop_after),
+        **({"tables by row": ", ".join(by_row)} if by_row else {}),
     }
 
 

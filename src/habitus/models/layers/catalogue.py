@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from habitus.core.errors import ConfigError
 
 FIRST = 2  # ids below are padding and unknown: never an answer
+BY_ROW = "is_by_row"  # mark of a table whose gradient is kept for the rows read alone
+
+
+def lookup(ids: Tensor, table: Tensor) -> Tensor:
+    """Give the rows of a table, .. -> .. W; the gradient of a table marked `BY_ROW` is sparse.
+
+    >>> lookup(torch.tensor([2, 0]), torch.eye(3)).tolist()
+    [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+    return F.embedding(ids, table, sparse=getattr(table, BY_ROW, False))
 
 
 def last(hidden: Tensor, length: Tensor) -> Tensor:

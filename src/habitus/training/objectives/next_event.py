@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from habitus.core.config import Config
 from habitus.core.errors import ConfigError
-from habitus.models.layers.catalogue import FIRST
+from habitus.models.layers.catalogue import FIRST, lookup
 from habitus.tokens.batch import EventBatch
 from habitus.training.objectives import Loss, Objective
 from habitus.training.objectives.robust import Robust, RobustConfig
@@ -135,7 +135,7 @@ class NextEvent(Objective):
     def _sampled(self, query: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
         """Summed cross-entropy of the targets among themselves and the sampled values."""
         drawn, log_count = self._drawn(len(weight), target)
-        table = F.embedding(torch.cat([target, drawn]), weight)
+        table = lookup(torch.cat([target, drawn]), weight)
         logits = query @ table[len(target) :].T
         right = (query * table[: len(target)]).sum(dim=-1)
         if bias is not None:
@@ -161,7 +161,7 @@ class NextEvent(Objective):
     def _binary(self, query: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor) -> Tensor:
         drawn = torch.randint(FIRST, len(weight), (len(target), self.config.n_negatives), device=target.device)
         ids = torch.cat([target[:, None], drawn], dim=1)
-        logits = torch.einsum("nw,nmw->nm", query, F.embedding(ids, weight))
+        logits = torch.einsum("nw,nmw->nm", query, lookup(ids, weight))
         logits = logits if bias is None else logits + bias[ids]
         wrong = F.softplus(logits[:, 1:]).masked_fill(drawn == target[:, None], 0.0)
         return (F.softplus(-logits[:, :1]) + wrong).sum() if len(target) else logits.sum()
