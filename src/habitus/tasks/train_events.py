@@ -14,6 +14,8 @@ from habitus.core.atomic import write_json
 from habitus.core.config import Config
 from habitus.core.registry import MODELS, resolve
 from habitus.models.artifact import Card, save_artifact
+from habitus.models.spectral import spectral_table
+from habitus.models.transition import Transition, TransitionConfig
 from habitus.tasks.event_recipe import EventRecipe, JointConfig
 from habitus.tasks.run import Run, update_metrics
 from habitus.tasks.train import data_profile
@@ -25,6 +27,8 @@ from habitus.training.fit import Fitted, fit
 from habitus.training.objectives import Objective
 from habitus.training.objectives.joint import JointEvents
 from habitus.training.objectives.next_event import NextEvent
+
+START_REACH = 10  # steps between the events of a pair, of the counts that a table starts from
 
 
 def train_events(run: Run[EventRecipe]) -> Run[EventRecipe]:
@@ -114,6 +118,8 @@ def _fit(
     loader = EventLoader(inputs, tokens_per_batch=n_tokens, is_training=True, seed=seed)
     valid = EventLoader(plan.parts["valid"], tokens_per_batch=max(n_tokens, 4096)) if is_search else None
     model = plan.model(plan.config, plan.spec.shape, seed=seed)
+    if getattr(plan.config, "start", "random") == "counts":
+        model.start_from(_counted_table(plan, inputs, seed))
     config = recipe.training.model_copy(update={"seed": seed})
     folder = run.path / f"seed-{seed}" / name
     fitted = fit(model, plan.objective(), loader, valid, config, folder, stop_after=stop_after)
@@ -121,6 +127,14 @@ def _fit(
         shares = {"padding": 1 - loader.n_tokens / max(loader.n_places, 1)}
         write_json(folder / "throughput.json", fitted.throughput | shares)
     return model.eval(), fitted
+
+
+def _counted_table(plan: EventPlan, inputs: EventInputs, seed: int) -> Tensor:
+    """Give the vectors of the predicted field that the counts of a part's pairs imply."""
+    field = plan.recipe.field
+    graph = TransitionConfig.parse({"field": field, "reach": START_REACH})
+    graph = Transition.counted(graph, plan.spec.shape, EventLoader(inputs))
+    return spectral_table(graph, plan.config.d_model, seed=seed)  # pyright: ignore
 
 
 def _save(run: Run[EventRecipe], plan: EventPlan, members: list[nn.Module], fitted: list[Fitted]) -> None:
