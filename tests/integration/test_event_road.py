@@ -11,11 +11,13 @@ import pytest
 
 from habitus.core.errors import ConfigError, CutoffError, SchemaError
 from habitus.core.registry import MODELS
+from habitus.data.calendar import Calendar
 from habitus.models.artifact import load_artifact
 from habitus.tasks.embed import embed
 from habitus.tasks.predict import predict
 from habitus.tasks.run import open_run
 from habitus.tasks.train import train
+from habitus.tasks.whatif import whatif
 from habitus.testing.threads import one_thread
 from habitus.tokens.event_loader import assemble_events, last_states
 from habitus.tokens.event_requests import request_batch
@@ -168,3 +170,9 @@ def test_a_recipe_goes_on_where_it_was(make_store, shop, tmp_path):
 def test_recipes_with_mistakes_say_which(make_store, shop, tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         trained(make_store(shop), tmp_path, "sasrec", **options)
+
+
+def test_questions_about_coming_days_are_refused(make_store, shop, tmp_path):
+    run = trained(make_store(shop), tmp_path, "popularity")
+    with pytest.raises(ConfigError, match=r"a run of events \(popularity\)"):
+        whatif(run.path, Calendar.empty())

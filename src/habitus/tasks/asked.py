@@ -15,7 +15,7 @@ from habitus.models.artifact import Artifact, load_artifact
 from habitus.models.lumos import LumosOutput
 from habitus.tasks.forecast import Forecast, Heads, ask, read_answers
 from habitus.tasks.recipe import Recipe
-from habitus.tasks.run import Run, open_run
+from habitus.tasks.run import Run, of_days, open_run
 from habitus.tokens.loader import prepare
 from habitus.tokens.spec import InputSpec
 
@@ -60,7 +60,7 @@ def open_others(run: Run, others: Sequence[str | Path | Run], samples: Samples) 
     Errors: `FingerprintError` for another store, `CutoffError` for other test samples, `TargetError` for a target that
     the other run lacks or measures otherwise, `ConfigError` for the run itself or two runs of one name.
     """
-    opened = [open_run(other, run.store.path) for other in others]
+    opened = [of_days(open_run(other, run.store.path)) for other in others]
     names = [other.recipe.name for other in opened]
     found: dict[str, Run] = {}
     for other, name in zip(opened, names):

@@ -78,6 +78,14 @@ def open_run(path: str | Path | Run, store: str | Path | None = None) -> Run:
     return Run(path, read_recipe(path / "recipe.toml"), Store.open(store if store is not None else facts["store"]))
 
 
+def of_days(run: Run[Any]) -> Run[Recipe]:
+    """Give the run back if it is one of user-days. Errors: `ConfigError` for a run of events."""
+    if isinstance(run.recipe, EventRecipe):
+        found = f"a run of events ({run.recipe.model['name']})"
+        raise ConfigError("a run of user-days", found, where=str(run.path), fix="train a recipe of LUMOS for this")
+    return run
+
+
 def read_metrics(run: Path) -> dict[str, Any]:
     """Read the run's figures; none yet gives an empty mapping."""
     file = run / "metrics.json"
