@@ -55,6 +55,8 @@ class LumosConfig(Config):
     outputs bounds what they can say: whoever spends a hundred times what others do needs a way without a bound.
     `calendar_gain` scales a linear way from a day's known events to its outputs; 0 leaves it out. A weekday on which
     nobody ever comes has tiny gradients: without this way it takes thousands of steps to learn.
+    `taste_gain` scales such a way whose weights are a linear reading of the profile: whom a sale moves, and whom not; 0
+    leaves it out.
     `day_gain` scales a linear way from what is said of the single days to the window outputs (the log of the mean over
     days); 0 leaves it out. What an event does is learnt on its days, from 28 times as many labels: this way the window
     hears of it. It needs targets by day.
@@ -82,6 +84,7 @@ class LumosConfig(Config):
     has_glance: bool = False
     profile_gain: float = Field(0.0, ge=0)
     calendar_gain: float = Field(30.0, ge=0)
+    taste_gain: float = Field(0.0, ge=0)
     day_gain: float = Field(0.0, ge=0)
 
     @model_validator(mode="before")
@@ -122,7 +125,8 @@ class Cache:
 
     `h` B S D; `keys` and `values` one B heads S D/heads per decoder layer; `mask` B 1 1 S, true on days that count;
     `about` B d_profile, what the profile says for every future query, or None;
-    `window` B O, what it says for the window outputs directly, or None.
+    `window` B O, what it says for the window outputs directly, or None;
+    `taste` B O_day E, how it weighs the known events of a day, or None.
     It holds for one past: a calendar that differs at or before the cut-off needs a new one.
     """
 
@@ -132,6 +136,7 @@ class Cache:
     mask: Tensor
     about: Tensor | None = None
     window: Tensor | None = None
+    taste: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -317,6 +322,18 @@ class PerDay(nn.Module):
         return raw if self.calendar is None else raw + self.gain * self.calendar(known_future)
 
 
+class Taste(nn.Module):
+    """P -> O_day E: how a user weighs each known-event number of a day, from zero."""
+
+    def __init__(self, config: LumosConfig, shape: LumosShape) -> None:
+        super().__init__()
+        self.gain, self.n_known = config.taste_gain, shape.n_known
+        self.line = Linear(shape.n_profile, sum(shape.day_outputs) * shape.n_known)
+
+    def forward(self, profile: Tensor) -> Tensor:
+        return self.gain * self.line(profile).unflatten(-1, (-1, self.n_known))
+
+
 class FromDays(nn.Module):
     """O_day -> O: a linear way, from zero, from what is said of the days to what is said of the window."""
 
@@ -376,6 +393,7 @@ class Lumos(nn.Module):
             readout = Pool if config.readout == "pool" else Flatten
             self.readout = readout(config, shape) if shape.outputs else None
             self.day_readout = PerDay(config, shape) if shape.day_outputs else None
+            self.taste = Taste(config, shape) if config.taste_gain and shape.day_outputs else None
             is_both = bool(shape.outputs) and bool(shape.day_outputs)
             self.from_days = FromDays(config, shape) if config.day_gain and is_both else None
         self.to_empty(device="cpu")
@@ -401,8 +419,9 @@ class Lumos(nn.Module):
             self.straight.line.weight.zero_()
         if self.day_readout is not None and self.day_readout.calendar is not None:
             self.day_readout.calendar.weight.zero_()
-        if self.from_days is not None:
-            self.from_days.line.weight.zero_()
+        for way in (self.taste, self.from_days):
+            if way is not None:
+                way.line.weight.zero_()
         if isinstance(self.readout, Pool):
             self.readout.queries.normal_(0.0, 0.5, generator=draw)  # z has unit entries: targets look at days unevenly
 
@@ -420,7 +439,8 @@ class Lumos(nn.Module):
         pairs = [block.attention.project(h) for block in self.decoder]  # pyright: ignore
         about = self.about(batch.profile) if self.about is not None else None
         window = self.straight(batch.profile) if self.straight is not None else None
-        return Cache(h, tuple(k for k, _ in pairs), tuple(v for _, v in pairs), mask, about, window)
+        taste = self.taste(batch.profile) if self.taste is not None else None
+        return Cache(h, tuple(k for k, _ in pairs), tuple(v for _, v in pairs), mask, about, window, taste)
 
     def decode(self, cache: Cache, known_future: Tensor) -> LumosOutput:
         """Ask an encoded past with a calendar (B F E)."""
@@ -435,6 +455,8 @@ class Lumos(nn.Module):
         window = self.readout(z) if self.readout is not None else z.new_zeros(z.shape[0], 0)
         window = window if cache.window is None else window + cache.window
         day = self.day_readout(z, known_future) if self.day_readout is not None else None
+        if cache.taste is not None and day is not None:
+            day = day + known_future @ cache.taste.mT
         if self.from_days is not None and day is not None:
             window = window + self.from_days(day)
         return LumosOutput(window, day)

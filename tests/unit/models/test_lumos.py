@@ -167,3 +167,22 @@ def test_the_days_can_tell_the_window_and_only_where_asked() -> None:
     assert not moved[:, 1:].any()
     windows_alone = LumosShape(**SPEC, horizon=7, outputs=(1,))
     assert Lumos(LumosConfig(size="tiny", day_gain=2.0), windows_alone).from_days is None
+
+
+def test_taste_weighs_the_events_of_a_day_by_the_profile_alone() -> None:
+    shape = LumosShape(**SPEC, horizon=7, outputs=(1,), day_outputs=(1, 2))
+    model = Lumos(LumosConfig(size="tiny", taste_gain=2.0), shape).eval()
+    batch = day_batch(3, shape, n_targets=1, n_days=5, seed=0)
+    before = model(batch)
+    with torch.no_grad():
+        model.taste.line.weight[SPEC["n_known"] + 4, 1] = (
+            0.5  # day output 1, known number 4, column 1
+        )
+        after = model(batch)
+    moved = after.day - before.day
+    expected = 2.0 * 0.5 * batch.profile[:, None, 1] * batch.known_future[..., 4]
+    torch.testing.assert_close(moved[..., 1], expected, rtol=1e-4, atol=1e-6)
+    assert not moved[..., [0, 2]].any()
+    assert torch.equal(after.window, before.window), "the window hears of it through `day_gain` alone"
+    cache = model.encode(batch)
+    torch.testing.assert_close(model.decode(cache, batch.known_future).day, after.day)
