@@ -18,6 +18,7 @@ from habitus.core.progress import track
 from habitus.data.calendar import to_date, to_day
 from habitus.data.cutoffs import ranges
 from habitus.models.artifact import Artifact, load_artifact
+from habitus.tasks.event_calibration import tempered
 from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.predict import manifest, write_table
 from habitus.tasks.run import Run
@@ -52,8 +53,8 @@ def predict_events(
 ) -> pl.DataFrame:
     """Tell the `top` most probable values of the next event's field, per user: user, as_of, rank, FIELD, probability.
 
-    Members are averaged. With `is_new`, what the user had before is left out and the rest is not scaled up: its
-    probabilities no longer sum to 1. `histories` is a table (see `request_inputs`); then `as_of` is null.
+    Members are averaged, and calibrated by the temperature that validation chose. With `is_new`, what the user had
+    before is left out and the rest is not scaled up: its probabilities no longer sum to 1. `histories` is a table (see `request_inputs`); then `as_of` is null.
 
     Errors: `CutoffError` outside the log; `SchemaError` for histories without a needed column.
     """
@@ -62,11 +63,12 @@ def predict_events(
     if top < 1:
         raise ConfigError("at least 1", str(top), where="top")
     top = min(top, n_rows - FIRST)
+    temperature = asked.artifact.calibration.get("temperature", 1.0)
     ids, chance = np.zeros((len(asked.users), top), np.int64), np.zeros((len(asked.users), top), np.float32)
     loader = EventLoader(asked.inputs, tokens_per_batch=min(TOKENS, max(CELLS // n_rows, 1)))
     with torch.no_grad():
         for batch in track(loader, "predict", len(loader)):
-            share = _shares(asked.artifact.members, batch, field)
+            share = tempered(_shares(asked.artifact.members, batch, field), temperature)
             share[:, :FIRST] = -1.0
             if is_new:
                 share[_had(asked.inputs, batch, column)] = -1.0

@@ -16,6 +16,7 @@ from habitus.core.registry import MODELS, resolve
 from habitus.models.artifact import Card, save_artifact
 from habitus.models.spectral import spectral_table
 from habitus.models.transition import Transition, TransitionConfig
+from habitus.tasks.event_calibration import fit_temperature
 from habitus.tasks.event_recipe import EventRecipe, JointConfig
 from habitus.tasks.run import Run, update_metrics
 from habitus.tasks.train import data_profile
@@ -35,7 +36,8 @@ def train_events(run: Run[EventRecipe]) -> Run[EventRecipe]:
     """Train every seed of a recipe of events and leave RUN/artifact. The test part is never read.
 
     Counted models (those with `counted`) take one pass over train; those with `tuned` choose their knobs on validation.
-    The others train with early stopping on validation, then with `refit` again on train and validation.
+    The others train with early stopping on validation, then with `refit` again on train and validation. One temperature
+    for their probabilities is fitted on validation.
 
     Errors: `ConfigError`, `CutoffError`, `StoreError`.
     """
@@ -140,6 +142,7 @@ def _counted_table(plan: EventPlan, inputs: EventInputs, seed: int) -> Tensor:
 def _save(run: Run[EventRecipe], plan: EventPlan, members: list[nn.Module], fitted: list[Fitted]) -> None:
     recipe = run.recipe
     history = [{"seed": seed, **row} for seed, found in zip(recipe.seeds, fitted) for row in found.history]
+    temperature = fit_temperature(members, recipe.field, plan.parts["valid"]) if fitted else 1.0
     n_parameters = sum(p.numel() for p in members[0].parameters())
     chosen = members[0].config.model_dump(mode="json")  # pyright: ignore
     facts = json.loads((run.path / "run.json").read_text("utf-8"))
@@ -156,6 +159,7 @@ def _save(run: Run[EventRecipe], plan: EventPlan, members: list[nn.Module], fitt
         "n_targets": {part: _n_targets(inputs) for part, inputs in plan.parts.items()},
         "history": history,
         "best_epochs": [found.best_epoch for found in fitted],
+        "temperature": temperature,
     }
     metrics = update_metrics(run.path, sections)
     save_artifact(
@@ -165,6 +169,7 @@ def _save(run: Run[EventRecipe], plan: EventPlan, members: list[nn.Module], fitt
         spec=plan.spec.to_json(),
         fingerprint=plan.spec.fingerprint,
         heads=(),
+        calibration={"temperature": temperature},
         config={"recipe": recipe.model_dump(mode="json")},
         card=_card(metrics),
     )
