@@ -21,6 +21,7 @@ from habitus.data.sources.online_retail import online_retail
 from habitus.models.lumos import Lumos, LumosConfig, LumosShape
 from habitus.tasks.recipe import Recipe
 from habitus.tasks.train import fit_heads, shape_of
+from habitus.tasks.whatif.days import DayPlan
 from habitus.tasks.whatif.futures import Future, answers
 from habitus.testing.contracts import day_batch
 from habitus.tokens.loader import Inputs, prepare
@@ -63,11 +64,11 @@ def of_verb(n: int) -> dict[str, float]:
         base = prepare(store, spec, samples)
         heads = fit_heads(recipe, base)
         model = Lumos(LumosConfig.parse({"size": "tiny", "d_profile": 128}), shape_of(spec, heads)).eval()
-        found = {}
+        found, plan = {}, DayPlan.of(heads, recipe)
         for name, calendar in _edited(base).items():
             other = base.with_calendar(calendar, store.users["user"].to_numpy())
             both = [Future(base, has_detail=True), Future(other, has_detail=True)]
-            more, one = partial(answers, [model], heads, both), partial(answers, [model], heads, both[:1])
+            more, one = (partial(answers, [model], heads, f, plan) for f in (both, both[:1]))
             found[name] = ratio(more, one, n) - 1
     return found
 

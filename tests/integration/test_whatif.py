@@ -16,7 +16,7 @@ from habitus.core.errors import CalendarError, ConfigError
 from habitus.data.calendar import Calendar
 from habitus.data.calendar_edits import Edits
 from habitus.data.ingest import ingest
-from habitus.data.sources.simulator import World, simulated_log
+from habitus.data.sources.simulator import World, expected, simulated_log
 from habitus.data.store import Store
 from habitus.models.lumos import Lumos
 from habitus.tasks.run import Run
@@ -126,6 +126,22 @@ def test_an_event_moved_later_moves_its_effect_to_later_days(run, store):
     assert moved[place + 7] > 20
 
 
+def test_the_days_find_the_true_effect_on_the_window(run, store):
+    """What the world itself would do without the sale, in closed form."""
+    world, cutoff = World.parse(WORLD), dt.date.fromisoformat(CUTOFF)
+    sale = coming(store, "sale")
+    without = store.calendar.without(events=[sale])
+    with_it, without_it = (
+        float(expected(world, cutoff, 14, calendar).filter(event_type="purchase")["p"].to_numpy().sum())
+        for calendar in (store.calendar, without)
+    )
+    row = row_of(asked(run, {"edit": "drop", "event": sale}), "buy")
+    truth = without_it - with_it
+    assert 0.4 < row["day_difference"] / truth < 3, "of the right sign and size; the model is tiny and barely trained"
+    assert row["day_low"] <= row["day_difference"] <= row["day_high"]
+    assert row_of(asked(run, {"edit": "drop", "event": sale}), "spend")["day_difference"] is None, "no day head"
+
+
 def test_edits_and_a_whole_calendar_say_the_same(run, store, tmp_path):
     sale = coming(store, "sale")
     other = store.calendar.without(events=[sale])
@@ -166,6 +182,7 @@ def test_only_the_changed_users_are_decoded_and_all_gives_the_same(run, store):
     from habitus.models.artifact import load_artifact
     from habitus.tasks.forecast import Heads
     from habitus.tasks.predict import eligible_at
+    from habitus.tasks.whatif.days import DayPlan
     from habitus.tasks.whatif.futures import Future, answers
     from habitus.tokens.spec import InputSpec
 
@@ -174,7 +191,9 @@ def test_only_the_changed_users_are_decoded_and_all_gives_the_same(run, store):
     base = prepare(store, InputSpec.from_json(artifact.spec), eligible_at(run, CUTOFF), has_targets=False)
     other = base.with_calendar(store.calendar.without(events=[coming(store, "mail")]), store.users["user"].to_numpy())
     futures = [Future(base), Future(other), Future(other, is_forced=True)]
-    first, some, everybody = answers(artifact.members, heads, futures, artifact.calibration)
+    first, some, everybody = answers(
+        artifact.members, heads, futures, DayPlan.of(heads, run.recipe), artifact.calibration
+    )
     assert 0 < some.is_changed.sum() < len(base)
     np.testing.assert_allclose(some.mean, everybody.mean, rtol=1e-5)
     assert np.array_equal(some.mean[~some.is_changed], first.mean[~some.is_changed])
@@ -280,7 +299,9 @@ def test_what_an_event_adds_is_what_dropping_it_takes(run, store, tmp_path):
         sizes = [abs(row["value"]) for row in of_target if not row["is_placebo"]]
         assert sizes == sorted(sizes, reverse=True)
         (one,) = [row for row in of_target if row["event"] == sale]
-        assert one["value"] == pytest.approx(-row_of(section, target)["difference"], rel=1e-4)
+        answer = row_of(section, target)
+        lead = answer["difference"] if answer["day_difference"] is None else answer["day_difference"]
+        assert one["value"] == pytest.approx(-lead, rel=1e-4)
         assert one["low"] <= one["value"] <= one["high"]
         assert one["n_reached"] == section["n_users"]
     table = pl.read_parquet(tmp_path / "i.parquet")
@@ -300,10 +321,12 @@ def test_disjoint_segments_add_up_to_the_total(run, store):
     assert {row["segment"] for row in section["segments"]} == {"s0", "s1", "s2", "(none)"}
     for row in section["rows"]:
         mine = [r for r in section["segments"] if (r["target"], r["calendar"]) == (row["target"], row["calendar"])]
-        for name in ("total", "difference", "n_users", "n_changed"):
+        for name in ("total", "difference", "day_difference", "n_users", "n_changed"):
+            if row[name] is None:
+                continue
             assert sum(r[name] for r in mine) == pytest.approx(row[name], rel=1e-9, abs=1e-9), name
     answer = pl.read_parquet(run.path / "seg.parquet")
-    assert answer.columns == ["user", "target", "calendar", "value", "difference", "segment"]
+    assert answer.columns == ["user", "target", "calendar", "value", "difference", "by_days", "segment"]
     said = answer.filter(target="buy", calendar="edit").group_by("segment").agg(pl.col("value").sum())
     for name, value in said.rows():
         (row,) = [r for r in section["segments"] if (r["segment"], r["target"], r["calendar"]) == (name, "buy", "edit")]
@@ -366,5 +389,5 @@ def test_the_command_prints_answer_and_placebo_and_the_page_shows_them(run, stor
     assert pl.read_csv(tmp_path / "w.csv").columns[-1] == "segment"
     assert pl.read_csv(tmp_path / "i.csv").height == 2 * 3
     page = habitus.report(run.path).read_text("utf-8")
-    for words in ("with the change:", "what each event adds", "by segment", "same change, other days"):
+    for words in ("what if: ", "what each event adds", "by segment", "same change, other days"):
         assert words in page

@@ -271,6 +271,9 @@ def _whatif(rng: np.random.Generator) -> dict[str, Any]:
                    "total_low": 0.9 * value, "total_high": 1.1 * value, "difference": change,
                    "low": change - value * half, "high": change + value * half, "n_users": 4101, "n_changed": 4101,
                    "verdict": "clear" if abs(change) > value * half else "noise"}  # fmt: skip
+            if target == "spend":
+                row |= {f"day_{part}": 4 * row[part] for part in ("difference", "low", "high")}
+                row["day_verdict"] = "clear"
             rows.append(row)
             for segment, share in (("United Kingdom", 0.9), ("elsewhere", 0.1)):
                 part = {key: row[key] * share for key in ("total", "difference", "low", "high")}

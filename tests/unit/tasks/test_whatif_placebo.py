@@ -145,3 +145,6 @@ SMALL = {"target": "buy", "calendar": "e", "kind": "just after", "low": -1.0, "h
 )
 def test_an_answer_is_judged_by_its_interval_and_its_placebos(row, placebo, said):
     assert verdict(ROW | row, placebo) == said
+    row, *placebo = ({f"day_{k}" if k in ("difference", "low", "high") else k: v for k, v in part.items()}
+                     for part in (ROW | row, *placebo))  # fmt: skip
+    assert verdict(row, placebo, "day_") == said, "the days are judged by the same rule"

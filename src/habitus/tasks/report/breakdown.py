@@ -44,17 +44,17 @@ def _size(rows: list[SegmentRow], name: str) -> int:
 
 def _segment(row: SegmentRow | None) -> Cell:
     """Give the difference in percent of the segment's own total, and below it in units."""
-    if row is None or row.difference is None or row.total is None:
+    if row is None or row.lead.value is None or row.total is None or row.difference is None:
         return Cell(UNKNOWN)
-    base = row.total - row.difference
+    base, found = row.total - row.difference, row.lead
     of_total = f"of {quantity(base, row.unit, 0 if row.unit == 'users' else None)}"
     if not base:
         return Cell(UNKNOWN, of_total)
-    value, low, high = (None if v is None else 100 * v / abs(base) for v in (row.difference, row.low, row.high))
+    value, low, high = (None if v is None else 100 * v / abs(base) for v in (found.value, found.low, found.high))
     at = gap_place(Estimate(value=value, low=low, high=high), -2)
     text = f"{number(value, at, sign=True)} % {span(low, high, at, sign=True)}".strip()
-    near = gap_place(Estimate(value=row.difference, low=row.low, high=row.high), -1)
-    return Cell(text, f"{number(row.difference, near, sign=True)} {of_total}")
+    near = gap_place(Estimate(value=found.value, low=found.low, high=found.high), -1)
+    return Cell(text, f"{number(found.value, near, sign=True)} {of_total}")
 
 
 def event_blocks(whatif: WhatIf) -> list[Prose | Row | Table]:

@@ -9,7 +9,7 @@ from habitus.tasks.report import plots
 from habitus.tasks.report.ahead import by_day, over_window, trimmed, window
 from habitus.tasks.report.blocks import Key, Plot
 from habitus.tasks.report.record import DailyTotals, Estimate, Record, Target, Total
-from habitus.tasks.report.record_whatif import WhatIf, WhatIfRow
+from habitus.tasks.report.record_whatif import Change, WhatIf, WhatIfRow
 from habitus.tasks.report.verdict import Verdict, idle_words, is_idle, model_of, overall, targets_of, verdicts
 from habitus.tasks.report.words import (
     count,
@@ -99,12 +99,12 @@ def first_screen(record: Record) -> First:
 
 
 def answer_day(record: Record) -> date | None:
-    """Give the cut-off of the headline: the latest of the totals, else of the daily forecasts, else of the test."""
+    """Give the cut-off of the headline: the latest of totals, daily forecasts, what-if, test; the first there is."""
     for days in (
         [t.cutoff for t in record.totals if t.cutoff],
         [d.cutoff for d in record.daily if d.cutoff],
-        record.cutoffs.test,
         [record.whatif.cutoff] if record.whatif and record.whatif.cutoff else [],
+        record.cutoffs.test,
     ):
         if days:
             return max(days)
@@ -150,11 +150,15 @@ def _asked(record: Record, cutoff: date | None, horizon: int | None) -> list[tup
 def _what_if(whatif: WhatIf) -> str:
     """Say what the other calendars change, event by event, as far as a card has room."""
     changes = [c for c in whatif.changes if c.what]
-    said = [f"{c.event} {c.what}" + (f" to {day(c.start, year=False)}" if c.what == "moved" else
-            f" ({day(c.start, year=False)})") for c in changes[:MOST_CHANGES]]  # fmt: skip
+    said = [f"{c.event} {c.what} {'to ' if c.what == 'moved' else ''}{_on(c)}" for c in changes[:MOST_CHANGES]]
     more = len(changes) - len(said)
     named = joined(said + ([f"{more} more"] if more > 0 else []))
     return named or f"under {joined([f'“{name}”' for name in whatif.others])}"
+
+
+def _on(change: Change) -> str:
+    on = day(change.start, year=False).replace(" ", "\u00a0")
+    return on if change.what == "moved" else f"({on})"
 
 
 def _under_others(record: Record, target: str) -> tuple[str, ...]:
@@ -163,17 +167,20 @@ def _under_others(record: Record, target: str) -> tuple[str, ...]:
     if whatif is None:
         return ()
     rows = [row for row in whatif.rows if row.target == target and row.calendar in whatif.others[:MOST_OTHERS]]
-    return tuple(_under_other(row, len(whatif.others) == 1) for row in rows if row.difference is not None)
+    return tuple(_under_other(row, len(whatif.others) == 1) for row in rows if row.lead.value is not None)
 
 
 def _under_other(row: WhatIfRow, is_one: bool) -> str:
-    name = "with the change" if is_one else f"if “{short(row.calendar, 22)}”"
-    if row.verdict == "nothing":
+    name = "what if" if is_one else f"if “{short(row.calendar, 22)}”"
+    found = row.lead
+    if found.verdict == "nothing":
         return f"{name}: the same"
-    at = gap_place(Estimate(value=row.difference, low=row.low, high=row.high), -12)
+    at = gap_place(Estimate(value=found.value, low=found.low, high=found.high), -12)
     at = max(at, 0) if row.unit == "users" else at
-    gap = f"{number(row.difference, at, sign=True)} {span(row.low, row.high, at, sign=True)}".strip()
-    return f"{name}: {gap}{', may be noise' if row.verdict == 'noise' else ''}"
+    gap = number(found.value, at, sign=True)
+    if found.verdict == "noise":
+        return f"{name}: {gap}, may be noise"
+    return f"{name}: {gap} {span(found.low, found.high, at, sign=True)}".strip()
 
 
 def _answers(record: Record, cutoff: date | None) -> tuple[list[Answer], str]:

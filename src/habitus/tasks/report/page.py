@@ -12,6 +12,7 @@ from habitus.tasks.report.compared import gate_section, reliability_section
 from habitus.tasks.report.first import first_screen
 from habitus.tasks.report.learnt import data_section, training_section
 from habitus.tasks.report.made import made_section
+from habitus.tasks.report.ranked import ranking_section
 from habitus.tasks.report.record import Record
 from habitus.tasks.report.verdict import SYMBOL, WORD
 from habitus.tasks.report.whatif import whatif_section
@@ -26,6 +27,7 @@ PARTS = (
     whatif_section,
     made_section,
 )
+EVENT_PARTS = (data_section, training_section, ranking_section, made_section)
 
 
 def render(record: Record) -> str:
@@ -40,7 +42,7 @@ def render(record: Record) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    first, made = first_screen(record), [part(record) for part in PARTS]
+    first, made = first_screen(record), [part(record) for part in (EVENT_PARTS if record.ranking else PARTS)]
     drawn = [*([first.glance] if first.glance else []), *_plots(made)]
     loader = environment.loader
     assert loader is not None

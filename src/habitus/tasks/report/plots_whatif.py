@@ -19,6 +19,7 @@ MARKS = {
     "clear": ("circle", "model", "answer, clear of noise"),
     "noise": ("circle-open", "model", "answer, may be noise"),
     "unknown": ("x-thin", "model", "answer, no interval known"),
+    "window": ("triangle-up-open", "muted", "the answer, window as a whole"),
     "placebo": ("diamond-open", "muted", "placebo: should be near 0"),
     "alike": ("square-open", "third", "the same change, elsewhere"),
     "event": ("circle", "model", "coming event"),

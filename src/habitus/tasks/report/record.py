@@ -176,6 +176,21 @@ class DailyTotals(_Part):
     events: list[Happening] = []
 
 
+class Ranking(_Part):
+    """Where the truth stood in the whole catalogue; see `tasks.evaluate_events`."""
+
+    field: str = "value"
+    n_targets: int | None = None
+    n_users: int | None = None
+    n_values: int | None = None
+    n_unknown: int | None = None
+    repeat_share: Number = None
+    groups: dict[str, int | None] = {}
+    models: list[Model] = []
+    table: list[Row] = []
+    differences: list[Difference] = []
+
+
 class Recipe(_Part):
     path: str | None = None
     text: str | None = None
@@ -208,6 +223,7 @@ class Record(_Part):
     totals: list[Total] = []
     test_rates: dict[str, Number] = {}
     whatif: WhatIf | None = None
+    ranking: Ranking | None = None
     commands: list[str] = []
     recipe: Recipe = Recipe()
 

@@ -13,10 +13,19 @@ class _Part(BaseModel):
     model_config = FROZEN
 
 
+class Effect(_Part):
+    """A difference with its interval, and how it reads: clear, noise, nothing or unknown."""
+
+    value: Number = None
+    low: Number = None
+    high: Number = None
+    verdict: str = "unknown"
+
+
 class WhatIfRow(_Part):
     """A total under one calendar; `difference`, `low` and `high` are against the first calendar.
 
-    `total_low` and `total_high` are about the total itself. `verdict` is clear, noise, nothing or unknown.
+    `total_low` and `total_high` are about the total itself; `day_*` are the difference as the days say.
     """
 
     target: str
@@ -32,6 +41,27 @@ class WhatIfRow(_Part):
     n_users: int | None = None
     n_changed: int | None = None
     verdict: str = "unknown"
+    day_difference: Number = None
+    day_low: Number = None
+    day_high: Number = None
+    day_verdict: str = "unknown"
+
+    @property
+    def is_by_days(self) -> bool:
+        """Tell whether the difference was read from the days too, which then leads."""
+        return self.day_difference is not None
+
+    @property
+    def lead(self) -> Effect:
+        """The difference that leads: read from the days where they were asked, else by the window head."""
+        if self.day_difference is None:
+            return self.by_window
+        return Effect(value=self.day_difference, low=self.day_low, high=self.day_high, verdict=self.day_verdict)
+
+    @property
+    def by_window(self) -> Effect:
+        """The difference as the window head says it."""
+        return Effect(value=self.difference, low=self.low, high=self.high, verdict=self.verdict)
 
 
 class Placebo(WhatIfRow):

@@ -8,7 +8,7 @@ from habitus.tasks.report.breakdown import event_blocks, segment_blocks
 from habitus.tasks.report.plots import SERIES
 from habitus.tasks.report.plots_whatif import Line
 from habitus.tasks.report.record import Estimate, Record
-from habitus.tasks.report.record_whatif import Change, Placebo, WhatIf, WhatIfRow
+from habitus.tasks.report.record_whatif import Change, Effect, Placebo, WhatIf, WhatIfDaily, WhatIfRow
 from habitus.tasks.report.words import (
     UNKNOWN,
     count,
@@ -52,6 +52,7 @@ NO_INTERVAL = (
     "No interval was computed: it comes from how far trainings with other seeds differ, and needs at least three. "
     "Any of these differences may be noise."
 )
+READS = {"clear": "clear of noise", "noise": "may be noise", "nothing": "no change", "unknown": "how sure is not known"}
 FEW = 3  # past occurrences below which an event shared by all is a guess
 
 
@@ -84,10 +85,10 @@ def whatif_section(record: Record) -> Section:
 
 def answer_words(whatif: WhatIf, calendar: str) -> str:
     """Say in one or two sentences what a calendar changes."""
-    rows = [row for row in whatif.rows if row.calendar == calendar and row.difference is not None]
-    clear = [f"{row.target} {_moved(row)}" for row in rows if row.verdict == "clear"]
-    doubtful = [row.target for row in rows if row.verdict == "noise"]
-    unknown = [f"{row.target} {_moved(row)}" for row in rows if row.verdict == "unknown"]
+    rows = [row for row in whatif.rows if row.calendar == calendar and row.lead.value is not None]
+    clear = [f"{row.target} {_moved(row)}" for row in rows if row.lead.verdict == "clear"]
+    doubtful = [row.target for row in rows if row.lead.verdict == "noise"]
+    unknown = [f"{row.target} {_moved(row)}" for row in rows if row.lead.verdict == "unknown"]
     has_placebo = any(p.calendar == calendar for p in whatif.placebo)
     than = "than trainings disagree" + (", and more than any placebo moved it" if has_placebo else "")
     words = [f"Under “{calendar}”: {joined(clear)}; more {than}." if clear else ""]
@@ -96,20 +97,19 @@ def answer_words(whatif: WhatIf, calendar: str) -> str:
         words.append(f"{start} that can be told from noise for {joined(doubtful)}.")
     if unknown:
         words.append(f"Under “{calendar}”: {joined(unknown)}; how sure is not known.")
-    if rows and all(row.verdict == "nothing" for row in rows):
+    if rows and all(row.lead.verdict == "nothing" for row in rows):
         words.append(f"Under “{calendar}” nothing changes, for anybody.")
     return " ".join(word for word in words if word)
 
 
 def _moved(row: WhatIfRow) -> str:
-    at = _place(row)
-    gap = quantity(row.difference, row.unit, at, sign=True)
-    return f"{gap} {span(row.low, row.high, at, sign=True)}".strip()
+    found, at = row.lead, _place(row.lead, row.unit)
+    return f"{quantity(found.value, row.unit, at, sign=True)} {span(found.low, found.high, at, sign=True)}".strip()
 
 
-def _place(row: WhatIfRow) -> int:
-    at = gap_place(Estimate(value=row.difference, low=row.low, high=row.high), -12)
-    return max(at, 0) if row.unit == "users" else at
+def _place(effect: Effect, unit: str | None) -> int:
+    at = gap_place(Estimate(value=effect.value, low=effect.low, high=effect.high), -12)
+    return max(at, 0) if unit == "users" else at
 
 
 def _intro(whatif: WhatIf) -> str:
@@ -169,33 +169,41 @@ def _forests(whatif: WhatIf) -> list[Row]:
 
 
 def _lines(whatif: WhatIf, target: str, calendar: str, base: WhatIfRow | None) -> list[Line]:
-    found: list[Line] = []
-    for row in (*whatif.rows, *whatif.placebo):
-        value, low, high = _share(row, base)
-        if (row.target, row.calendar) != (target, calendar) or value is None:
-            continue
+    """The answer, its placebos, and last the other reading of the answer where there are two."""
+    beside = sorted(whatif.placebo, key=lambda p: list(PLACEBOS).index(p.kind) if p.kind in PLACEBOS else 0)
+    rows = [row for row in (*whatif.rows, *beside) if (row.target, row.calendar) == (target, calendar)]
+    lines: list[Line | None] = []
+    for row in rows:
         if isinstance(row, Placebo):
             label, is_null, _ = PLACEBOS.get(row.kind, (row.kind, True, ""))
-            found.append(Line(label, "placebo" if is_null else "alike", value, low, high))
+            lines.append(_line(label, "placebo" if is_null else "alike", row.lead, base))
         else:
-            kind = {"clear": "clear", "unknown": "unknown"}.get(row.verdict, "noise")
-            found.append(Line(f"“{calendar}”", kind, value, low, high))
-    return found
+            kind = {"clear": "clear", "unknown": "unknown"}.get(row.lead.verdict, "noise")
+            lines.append(_line(f"“{calendar}”", kind, row.lead, base))
+    answer = next((row for row in rows if not isinstance(row, Placebo)), None)
+    if answer is not None and answer.is_by_days:
+        lines.append(_line("the answer, window as a whole", "window", answer.by_window, base))
+    return [line for line in lines if line is not None]
 
 
-def _share(row: WhatIfRow, base: WhatIfRow | None) -> tuple[float | None, float | None, float | None]:
+def _line(label: str, kind: str, effect: Effect, base: WhatIfRow | None) -> Line | None:
+    value, low, high = _share(effect, base)
+    return None if value is None else Line(label, kind, value, low, high)
+
+
+def _share(effect: Effect, base: WhatIfRow | None) -> tuple[float | None, float | None, float | None]:
     """Give difference, low and high in percent of the first calendar's total."""
     total = base.total if base else None
-    if not total or row.difference is None:
+    if not total or effect.value is None:
         return None, None, None
-    low, high = (None if v is None else 100 * v / abs(total) for v in (row.low, row.high))
-    return 100 * row.difference / abs(total), low, high
+    low, high = (None if v is None else 100 * v / abs(total) for v in (effect.low, effect.high))
+    return 100 * effect.value / abs(total), low, high
 
 
 def _notes(whatif: WhatIf) -> list[Prose]:
     """Say what the placebos say, and what is missing."""
     notes = []
-    if whatif.others and not any(row.low is not None for row in whatif.rows if row.calendar != whatif.base):
+    if whatif.others and not any(row.lead.low is not None for row in whatif.rows if row.calendar != whatif.base):
         notes.append(Prose(NO_INTERVAL, "warning"))
     for test in whatif.null[:1]:
         worst = max((t.largest or 0.0) for t in whatif.null)
@@ -213,9 +221,15 @@ def _notes(whatif: WhatIf) -> list[Prose]:
                   "changed.", "warning")
         )  # fmt: skip
         return notes
+    apart = list(dict.fromkeys(row.target for row in whatif.rows if _is_apart(row)))
+    if apart:
+        notes.append(
+            Prose(f"The two readings of {joined(apart)} disagree: by days, and for the window as a whole. The days "
+                  "lead: where such an event falls into every window, a window as a whole cannot tell what it does.",
+                  "note")
+        )  # fmt: skip
     for calendar in whatif.others:
         beaten = [row.target for row in whatif.rows if row.calendar == calendar and _is_beaten(row)]
-        beaten = [t for t in beaten if _largest_null(whatif, t, calendar) is not None]
         if beaten:
             notes.append(
                 Prose(f"Under “{calendar}” a placebo that should change nothing moved {joined(beaten)} about as much "
@@ -224,53 +238,62 @@ def _notes(whatif: WhatIf) -> list[Prose]:
     return notes
 
 
+def _is_apart(row: WhatIfRow) -> bool:
+    """Tell whether the intervals of both readings do not touch."""
+    days, window = row.lead, row.by_window
+    if not row.is_by_days or None in (days.low, days.high, window.low, window.high):
+        return False
+    return days.low > window.high or window.low > days.high  # type: ignore[operator]
+
+
 def _is_beaten(row: WhatIfRow) -> bool:
     """Tell whether only a placebo speaks against the answer: its own interval leaves out 0."""
-    return row.verdict == "noise" and row.low is not None and row.high is not None and not row.low <= 0 <= row.high
-
-
-def _largest_null(whatif: WhatIf, target: str, calendar: str) -> float | None:
-    ends = [
-        abs(end)
-        for p in whatif.placebo
-        if (p.target, p.calendar) == (target, calendar) and PLACEBOS.get(p.kind, ("", True, ""))[1]
-        for end in (p.low, p.high)
-        if end is not None
-    ]
-    return max(ends, default=None)
+    found = row.lead
+    return found.verdict == "noise" and None not in (found.low, found.high) and not found.low <= 0 <= found.high  # type: ignore[operator]
 
 
 # totals and days ---------------------------------------------------------------------------------------------------
 
 
 def _totals(whatif: WhatIf) -> Table:
-    """One row per target, one column per calendar: the total, and below it the difference to the first."""
+    """One row per target and calendar: the total, and the difference to the first in both readings."""
+    has_days = any(row.is_by_days for row in whatif.rows)
+    bases = {row.target: row for row in whatif.rows if row.calendar == whatif.base}
     calendars = [whatif.base, *whatif.others]
-    cells = {(row.target, row.calendar): row for row in whatif.rows}
-    rows = [
-        (Cell(target), *(_total(whatif, cells.get((target, c)), cells.get((target, whatif.base))) for c in calendars))
-        for target in dict.fromkeys(row.target for row in whatif.rows)
-    ]
-    caption = "Totals over the window by calendar, and the difference to the first with its interval"
-    return Table(caption, ("Target", *calendars), rows, frozenset(range(1, len(calendars) + 1)), is_stacked=True)
+    order = sorted(whatif.rows, key=lambda row: (list(bases).index(row.target), calendars.index(row.calendar)))
+    body = []
+    for row in order:
+        total = _total(whatif, row)
+        if row.calendar == whatif.base:
+            cells = [Cell(UNKNOWN), *([Cell(UNKNOWN)] if has_days else []), Cell("compared against")]
+        else:
+            effects = [*([row.lead if row.is_by_days else None] if has_days else []), row.by_window]
+            cells = [_effect(effect, row.unit, bases.get(row.target)) for effect in effects]
+            cells.append(Cell(READS.get(row.lead.verdict, UNKNOWN)))
+        body.append((Cell(row.target), Cell(row.calendar), total, *cells))
+    caption = "Totals over the window, and the change against the first calendar with its interval"
+    readings = ("Change, by days", "Change, window as a whole") if has_days else ("Change",)
+    head = ("Target", "Calendar", "Total", *readings, "Reads as")
+    return Table(caption, head, body, frozenset(range(2, len(head) - 1)), is_stacked=True)
 
 
-def _total(whatif: WhatIf, row: WhatIfRow | None, first: WhatIfRow | None) -> Cell:
-    if row is None or row.total is None:
+def _total(whatif: WhatIf, row: WhatIfRow) -> Cell:
+    if row.total is None:
         return Cell(UNKNOWN)
-    at = 0 if row.unit == "users" else place(row.total, None, None)
-    text = quantity(row.total, row.unit, at)
-    if row is first or row.difference is None:
-        near = place(row.total, row.total_low, row.total_high)
-        said = spread(row.total_low, row.total_high, None, near)
-        level = f"{percent(whatif.total_level)} " if whatif.total_level else ""
-        return Cell(text, f"{level}range {said}" if said else "")
-    at = _place(row)
-    share, *_ = _share(row, first)
-    change = "" if share is None else f", {percent(share / 100, sign=True)}"
-    gap = f"{number(row.difference, at, sign=True)} {span(row.low, row.high, at, sign=True)}".strip()
-    word = {"clear": ", clear of noise", "noise": ", may be noise"}.get(row.verdict, "")
-    return Cell(text, f"{gap}{change}{word}")
+    text = quantity(row.total, row.unit, 0 if row.unit == "users" else place(row.total, None, None))
+    near = place(row.total, row.total_low, row.total_high)
+    said = spread(row.total_low, row.total_high, None, near)
+    level = f"{percent(whatif.total_level)} " if whatif.total_level else ""
+    return Cell(text, f"{level}range {said}" if said else "")
+
+
+def _effect(effect: Effect | None, unit: str | None, base: WhatIfRow | None) -> Cell:
+    if effect is None or effect.value is None:
+        return Cell(UNKNOWN)
+    at = _place(effect, unit)
+    share, *_ = _share(effect, base)
+    text = f"{number(effect.value, at, sign=True)} {span(effect.low, effect.high, at, sign=True)}".strip()
+    return Cell(text, "" if share is None else percent(share / 100, sign=True))
 
 
 def _daily(whatif: WhatIf, i: int) -> list[Row]:
@@ -292,8 +315,26 @@ def _daily(whatif: WhatIf, i: int) -> list[Row]:
     if not others:
         return [Row((both,))]
     title = f"{name}: change against “{first}”"
-    moved = Plot(f"whatif-change-{i}", title, f"{title}, for {joined(others)}.", plots.change(entry), tuple(series))
+    said = " ".join(_by_day(entry, name, unit) for name in others)
+    alt = f"{title}, for {joined(others)}. {said}"
+    moved = Plot(f"whatif-change-{i}", title, alt, plots.change(entry), tuple(series), said)
     return [Row((both, moved))]
+
+
+def _by_day(entry: WhatIfDaily, calendar: str, unit: str | None) -> str:
+    """Say on which day a calendar changes most, and what the days add up to; users are not added up over days."""
+    base = entry.values[next(iter(entry.values))]
+    moved = [(abs(v - b), v - b, d) for v, b, d in zip(entry.values[calendar], base, entry.day) if None not in (v, b)]  # type: ignore[operator]
+    if not moved:
+        return ""
+    _, most, when = max(moved)
+    total = sum(change for _, change, _ in moved)
+    if not total and not most:
+        return f"“{calendar}”: no day changes."
+    at = [max(place(value, None, None, 2), 0 if unit == "users" else -2) for value in (most, total)]
+    what = quantity(most, unit, at[0], sign=True)
+    together = "" if unit == "users" else f"; all days together {quantity(total, unit, at[1], sign=True)}"
+    return f"“{calendar}”: most on {day(when)}, {what}{together}."
 
 
 def _how_to_read(whatif: WhatIf) -> list[tuple[str, str]]:
@@ -304,6 +345,10 @@ def _how_to_read(whatif: WhatIf) -> list[tuple[str, str]]:
     items.append(("[low, high] of a difference", f"{level}: how far {members} disagree. It holds the uncertainty of "
                   "the model's answer, not the chance that the world reacts otherwise "
                   "than it did in the past."))  # fmt: skip
+    if any(row.is_by_days for row in whatif.rows):
+        items.append(("by days, window as a whole", "each change is read twice. The days come first: they know days "
+                      "with an event and days without it, while a window in which it always falls tells nothing of it. "
+                      "Amounts are the days added up; a chance moves as the daily risks do."))  # fmt: skip
     if any(row.total_low is not None for row in whatif.rows):
         share = percent(whatif.total_level) if whatif.total_level else "most"
         seen = plural(whatif.n_cutoffs, "earlier cut-off") if whatif.n_cutoffs else "earlier cut-offs"

@@ -16,8 +16,9 @@ from habitus.data.calendar import Calendar, to_date
 from habitus.models.artifact import Artifact, load_artifact
 from habitus.tasks.forecast import Heads
 from habitus.tasks.predict import eligible_at, manifest, write_table
-from habitus.tasks.run import Run, open_run, update_metrics
+from habitus.tasks.run import Run, of_days, open_run, update_metrics
 from habitus.tasks.whatif import placebo as placebos_of
+from habitus.tasks.whatif.days import DayPlan
 from habitus.tasks.whatif.evidence import Change, changes_of, described, late_events
 from habitus.tasks.whatif.futures import Answer, Future, answers
 from habitus.tasks.whatif.importance import coming_events, importance
@@ -68,14 +69,15 @@ def whatif(
         Tables, Parquet or CSV: one row per user, target and calendar; one per event and target.
 
     Returns the `whatif` section of metrics.json: `rows` (totals and differences per target and calendar), `daily`,
-    `segments`, `changes` (and what evidence stands behind each), `null` and `placebo`, `importance`. The interval of a
-    total (`total_low`) says how far earlier totals fell from their forecasts; that of a difference (`low`, 90 %) how
-    far the members disagree, and it needs three of them. Neither turns an association into a cause.
+    `segments`, `changes` (and what evidence stands behind each), `null` and `placebo`, `importance`. Each difference is
+    read twice where the target has a day head: by the window head, and from the days (`day_difference`, see `days.py`).
+    The interval of a total (`total_low`) says how far earlier totals fell from their forecasts; that of a difference
+    (`low`, 90 %) how far the members disagree, and it needs three of them. Neither turns an association into a cause.
 
     Errors: `CalendarError` for fewer than two calendars, a bad edit, a type the model was never fitted with, or a
     changed past; `ConfigError` for an unknown segment.
     """
-    run = open_run(run, store)
+    run = of_days(open_run(run, store))
     artifact = load_artifact(run.artifact_path)
     spec = InputSpec.from_json(artifact.spec)
     heads = Heads(artifact.heads, artifact.day_heads)
@@ -123,7 +125,8 @@ class _Job:
         return list(zip(self.question.names[1:], self.question.calendars[1:]))
 
     def answers(self, futures: Sequence[Future]) -> list[Answer]:
-        return answers(self.artifact.members, self.heads, futures, self.artifact.calibration)
+        plan = DayPlan.of(self.heads, self.run.recipe)
+        return answers(self.artifact.members, self.heads, futures, plan, self.artifact.calibration)
 
 
 def _asked(job: _Job, n_placebos: int, n_past: int, with_importance: bool) -> tuple[list[Answer], dict[str, Any]]:
@@ -146,7 +149,7 @@ def _asked(job: _Job, n_placebos: int, n_past: int, with_importance: bool) -> tu
     beside = placebos_of.summed([*drawn, *past], effects, job.targets, job.units)
     rows = totals(job.heads, job.units, question.names, named, job.artifact.calibration)
     section = _facts(job) | {
-        "rows": [row | {"verdict": placebos_of.verdict(row, beside)} for row in rows],
+        "rows": [row | _verdicts(row, beside) for row in rows],
         "changes": [c for name, some in changes.items() for c in _described(job, some, name)],
         "daily": by_day(job.heads, question.names, named, question.cutoff, job.run.recipe, job.artifact.calibration),
         "null": _null(named[0], [found[place[id(calendar)]] for calendar in nulls]),
@@ -158,6 +161,10 @@ def _asked(job: _Job, n_placebos: int, n_past: int, with_importance: bool) -> tu
         of_events = found[len(futures) :]
         section["importance"] = importance(coming, named[0], of_events, base.samples.user, job.targets, job.units)
     return named, section
+
+
+def _verdicts(row: dict[str, Any], beside: list[dict[str, Any]]) -> dict[str, str]:
+    return {f"{prefix}verdict": placebos_of.verdict(row, beside, prefix) for prefix in ("", "day_")}
 
 
 def _facts(job: _Job) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from habitus.core.progress import track
 from habitus.models.lumos import Cache, Lumos, LumosOutput
 from habitus.tasks.forecast import BATCH, Heads, read_means
+from habitus.tasks.whatif.days import DayPlan, implied
 from habitus.tokens.loader import DayLoader, Inputs, future_events
 
 
@@ -41,6 +42,8 @@ class Answer:
         float64 [M, n, K], each member alone; M = 0 without detail.
     day
         float64 [F, K_day], sums over users of each future day; empty without detail.
+    by_days, by_days_members
+        The same two, as the days say of the window (see `days.implied`); NaN for targets without a day head.
     is_changed
         bool [n]: the calendar tells this user's coming days otherwise than the first calendar does.
     """
@@ -48,17 +51,28 @@ class Answer:
     mean: np.ndarray
     members: np.ndarray
     day: np.ndarray
+    by_days: np.ndarray
+    by_days_members: np.ndarray
     is_changed: np.ndarray
 
     @property
+    def lead(self) -> np.ndarray:
+        """float64 [n, K]: the days' reading of each target that has a day head, else the window's."""
+        return np.where(np.isnan(self.by_days), self.mean, self.by_days)
+
+    @property
     def total(self) -> np.ndarray:
-        """float64 [K]: sums over users."""
-        return self.mean.sum(axis=0)
+        """float64 [2, K]: sums over users, as the window head says and as the days say."""
+        return np.stack([self.mean.sum(axis=0), self.by_days.sum(axis=0)])
 
 
 @torch.no_grad()
 def answers(
-    members: Sequence[Lumos], heads: Heads, futures: Sequence[Future], calibration: Mapping[str, Any] | None = None
+    members: Sequence[Lumos],
+    heads: Heads,
+    futures: Sequence[Future],
+    plan: DayPlan,
+    calibration: Mapping[str, Any] | None = None,
 ) -> list[Answer]:
     """Answer under every calendar; all hold the same samples and agree up to the cut-off.
 
@@ -72,7 +86,7 @@ def answers(
         rows = batch.sample.numpy()
         caches = [member.encode(batch) for member in members]
         first = _Said.of(_decoded(members, caches, batch.known_future), heads, calibration)
-        _keep(found[0], rows, first, np.zeros(len(rows), bool))
+        _keep(found[0], rows, first, first, plan, np.zeros(len(rows), bool))
         for future, answer in zip(futures[1:], found[1:]):
             known = future_events(future.inputs, rows)
             is_changed = (known != batch.known_future).flatten(1).any(dim=1)
@@ -81,28 +95,31 @@ def answers(
             if chosen.any():
                 outputs = _decoded_some(members, caches, known, chosen)
                 said = first.changed(_Said.of(outputs, heads, calibration), chosen.numpy())
-            _keep(answer, rows, said, is_changed.numpy())
+            _keep(answer, rows, said, first, plan, is_changed.numpy())
     return found
 
 
 @dataclass(frozen=True)
 class _Said:
-    """Answers for one batch: mean b K, members M b K, day b F K_day."""
+    """Answers for one batch: mean b K, day b F K_day, and the same of each member, M in front."""
 
     mean: np.ndarray
-    members: np.ndarray
     day: np.ndarray
+    members: np.ndarray
+    member_days: np.ndarray
 
     @classmethod
     def of(cls, outputs: list[LumosOutput], heads: Heads, calibration: Mapping[str, Any] | None) -> _Said:
-        mean, day = read_means(outputs, heads, calibration)
-        return cls(mean, np.stack([read_means([one], heads, calibration)[0] for one in outputs]), day)
+        each = [read_means([one], heads, calibration) for one in outputs]
+        mean, day = each[0] if len(each) == 1 else read_means(outputs, heads, calibration)
+        return cls(mean, day, np.stack([m for m, _ in each]), np.stack([d for _, d in each]))
 
     def changed(self, other: _Said, chosen: np.ndarray) -> _Said:
         """Take the chosen users from `other`, which holds them alone."""
-        mean, members, day = self.mean.copy(), self.members.copy(), self.day.copy()
-        mean[chosen], members[:, chosen], day[chosen] = other.mean, other.members, other.day
-        return _Said(mean, members, day)
+        mean, day, members, member_days = (getattr(self, field.name).copy() for field in fields(self))
+        mean[chosen], day[chosen] = other.mean, other.day
+        members[:, chosen], member_days[:, chosen] = other.members, other.member_days
+        return _Said(mean, day, members, member_days)
 
 
 def _decoded(members: Sequence[Lumos], caches: list[Cache], known: Tensor) -> list[LumosOutput]:
@@ -129,18 +146,23 @@ def _taken(cache: Cache, chosen: Tensor) -> Cache:
 
 def _blank(n: int, heads: Heads, horizon: int, n_members: int, future: Future) -> Answer:
     n_kept, n_day = (n_members, len(heads.day)) if future.has_detail else (0, 0)
+    n_window = len(heads.window)
     return Answer(
-        mean=np.zeros((n, len(heads.window))),
-        members=np.zeros((n_kept, n, len(heads.window))),
+        mean=np.zeros((n, n_window)),
+        members=np.zeros((n_kept, n, n_window)),
         day=np.zeros((horizon, n_day)),
+        by_days=np.zeros((n, n_window)),
+        by_days_members=np.zeros((n_kept, n, n_window)),
         is_changed=np.zeros(n, bool),
     )
 
 
-def _keep(answer: Answer, rows: np.ndarray, said: _Said, is_changed: np.ndarray) -> None:
+def _keep(answer: Answer, rows: np.ndarray, said: _Said, first: _Said, plan: DayPlan, is_changed: np.ndarray) -> None:
     """Write a batch into its place, and add up its days."""
     answer.mean[rows], answer.is_changed[rows] = said.mean, is_changed
+    answer.by_days[rows] = implied(plan, first.mean, first.day, said.day)
     if len(answer.members):
         answer.members[:, rows] = said.members
+        answer.by_days_members[:, rows] = implied(plan, first.members, first.member_days, said.member_days)
     if answer.day.size:
         answer.day[:] += said.day.sum(axis=0)

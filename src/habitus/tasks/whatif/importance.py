@@ -69,11 +69,13 @@ def importance(
 ) -> list[dict[str, Any]]:
     """Give, per event and target, what it adds to the total beside all others (`value`) and alone, with intervals.
 
+    Read from the days where the target has a day head, else by the window head.
+
     `found` are the answers to `coming.inputs`. Sorted by the size of `value` within each target, the placebo last.
     """
     none, placebo, *rest = found
-    effects = [base.mean - drop.mean for drop in rest[::2]] + [placebo.mean - base.mean]
-    alone = [one.mean - none.mean for one in rest[1::2]] + [placebo.mean - base.mean]
+    effects = [base.lead - drop.lead for drop in rest[::2]] + [placebo.lead - base.lead]
+    alone = [one.lead - none.lead for one in rest[1::2]] + [placebo.lead - base.lead]
     of_all = _estimates(np.stack([*effects, *alone]), user)
     n, rows = len(coming.rows), []
     for k, target in enumerate(targets):

@@ -116,32 +116,39 @@ def past_draws(
 
 
 def summed(drawn: list[Draw], effects: list[np.ndarray], targets: list[str], units: list[str]) -> list[dict[str, Any]]:
-    """Give, per calendar, kind and target, the mean of the draws' total effects ([K] each), and the extremes."""
+    """Give, per calendar, kind and target, the mean of the draws' total effects, and the extremes.
+
+    `effects` holds [2, K] per draw: as the window head says, and as the days say.
+    """
     rows = []
     for name, kind in dict.fromkeys((draw.calendar, draw.kind) for draw in drawn):
         values = np.array([e for d, e in zip(drawn, effects) if (d.calendar, d.kind) == (name, kind)])
         for k, target in enumerate(targets):
-            found = values[:, k]
-            rows.append(
-                {"target": target, "unit": units[k], "calendar": name, "kind": kind, "n": len(found)}
-                | {"difference": float(found.mean()), "low": float(found.min()), "high": float(found.max())}
-            )
+            facts = {"target": target, "unit": units[k], "calendar": name, "kind": kind, "n": len(values)}
+            rows.append(facts | _extremes(values[:, 0, k], "") | _extremes(values[:, 1, k], "day_"))
     return rows
 
 
-def verdict(row: dict[str, Any], placebo: list[dict[str, Any]]) -> str:
-    """Say how the difference of a row of totals reads beside its placebos.
+def _extremes(values: np.ndarray, prefix: str) -> dict[str, float | None]:
+    figures = {"difference": values.mean(), "low": values.min(), "high": values.max()}
+    return {f"{prefix}{name}": None if np.isnan(value) else float(value) for name, value in figures.items()}
+
+
+def verdict(row: dict[str, Any], placebo: list[dict[str, Any]], prefix: str = "") -> str:
+    """Say how the difference of a row of totals reads beside its placebos; prefix "day_": that of the days.
 
     nothing: exactly 0. unknown: no interval. noise: the interval holds 0, or a placebo that should be near 0 moved as
     much. clear: neither.
     """
-    if row["difference"] == 0:
+    value, low, high = (row[f"{prefix}{part}"] for part in ("difference", "low", "high"))
+    if value == 0:
         return "nothing"
-    if row["low"] is None:
+    if low is None:
         return "unknown"
     beside = [p for p in placebo if (p["target"], p["calendar"]) == (row["target"], row["calendar"])]
-    moved = max((abs(p[end]) for p in beside if p["kind"] in NEAR_ZERO for end in ("low", "high")), default=0.0)
-    return "noise" if row["low"] <= 0 <= row["high"] or abs(row["difference"]) <= moved else "clear"
+    nulls = [p[f"{prefix}{end}"] for p in beside if p["kind"] in NEAR_ZERO for end in ("low", "high")]
+    moved = max((abs(end) for end in nulls), default=0.0)
+    return "noise" if low <= 0 <= high or abs(value) <= moved else "clear"
 
 
 # calendars made of rows --------------------------------------------------------------------------------------------

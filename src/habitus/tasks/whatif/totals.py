@@ -79,16 +79,20 @@ def by_day(
 def per_user(
     heads: Heads, names: tuple[str, ...], found: list[Answer], users: pl.Series, segment: np.ndarray | None
 ) -> pl.DataFrame:
-    """Give the answer table: user, target, calendar, value, difference to the first calendar, and segment if asked."""
+    """Give the answer table: user, target, calendar, value, difference to the first calendar, segment if asked.
+
+    `by_days` is the difference as the days say, null for a target without a day head.
+    """
     frames = []
     for k, head in enumerate(heads.window):
         for name, answer in zip(names, found):
             columns: dict[str, Any] = {"user": users, "target": [head.name] * len(users)}
             columns |= {"calendar": [name] * len(users), "value": answer.mean[:, k]}
             columns["difference"] = answer.mean[:, k] - found[0].mean[:, k]
+            columns["by_days"] = answer.by_days[:, k] - found[0].by_days[:, k]
             if segment is not None:
                 columns["segment"] = segment.astype(str)
-            frames.append(pl.DataFrame(columns))
+            frames.append(pl.DataFrame(columns).with_columns(pl.col("by_days").fill_nan(None)))
     return pl.concat(frames).sort("user", maintain_order=True)
 
 
@@ -142,25 +146,28 @@ def _summed(
     """Sum over the chosen users per target and calendar, with the spread of the members around the difference."""
     rows = []
     for k, head in enumerate(heads.window):
-        total = [float(answer.mean[chosen, k].sum()) for answer in found]
-        of_members = [answer.members[:, chosen, k].sum(axis=1) for answer in found]
-        for c, (name, answer) in enumerate(zip(names, found)):
-            difference = total[c] - total[0]
-            half = _half_width(of_members[c] - of_members[0])
-            rows.append(
-                {
-                    "target": head.name,
-                    "unit": units[k],
-                    "calendar": name,
-                    "total": total[c],
-                    "difference": difference,
-                    "low": None if half is None else difference - half,
-                    "high": None if half is None else difference + half,
-                    "n_users": int(chosen.sum()),
-                    "n_changed": int(answer.is_changed[chosen].sum()),
-                }
+        for name, answer in zip(names, found):
+            by_window = _difference(answer.mean, found[0].mean, answer.members, found[0].members, chosen, k)
+            by_days = _difference(
+                answer.by_days, found[0].by_days, answer.by_days_members, found[0].by_days_members, chosen, k
             )
+            facts = {"target": head.name, "unit": units[k], "calendar": name}
+            size = {"n_users": int(chosen.sum()), "n_changed": int(answer.is_changed[chosen].sum())}
+            total = {"total": float(answer.mean[chosen, k].sum())}
+            rows.append(facts | total | by_window | {f"day_{part}": v for part, v in by_days.items()} | size)
     return rows
+
+
+def _difference(
+    mean: np.ndarray, first: np.ndarray, members: np.ndarray, first_members: np.ndarray, chosen: np.ndarray, k: int
+) -> dict[str, float | None]:
+    """Give the difference of two totals of target k and the spread of the members around it; None where unknown."""
+    difference = float(mean[chosen, k].sum() - first[chosen, k].sum())
+    if np.isnan(difference):
+        return {"difference": None, "low": None, "high": None}
+    half = _half_width(members[:, chosen, k].sum(axis=1) - first_members[:, chosen, k].sum(axis=1))
+    low, high = (None, None) if half is None else (difference - half, difference + half)
+    return {"difference": difference, "low": low, "high": high}
 
 
 def _half_width(differences: np.ndarray) -> float | None:

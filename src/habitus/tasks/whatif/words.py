@@ -37,14 +37,31 @@ def _total(row: dict[str, Any], section: dict[str, Any]) -> str:
 def _difference(row: dict[str, Any], section: dict[str, Any]) -> str:
     known = row["low"] is not None
     spread = f" [{row['low']:+,.1f}, {row['high']:+,.1f}]" if known else " (interval needs 3 members)"
+    prefix = "day_" if row["day_difference"] is not None else ""
     beside = "; ".join(
-        f"{p['kind']} {p['difference']:+,.1f}" + (f" [{p['low']:+,.1f}, {p['high']:+,.1f}]" if p["n"] > 1 else "")
+        _placebo(p, prefix)
         for p in section["placebo"]
         if (p["target"], p["calendar"]) == (row["target"], row["calendar"])
     )
     word = {"clear": "", "noise": ", may be noise"}.get(row["verdict"], "")
-    text = f"{_total(row, section)}  difference {row['difference']:+,.1f}{spread}{word}"
-    return f"{text}\n    {'placebos: ' + beside}" if beside else text
+    head = "  window head" if row["day_difference"] is not None else "  difference"
+    text = f"{_total(row, section)}{head} {row['difference']:+,.1f}{spread}{word}"
+    lines = [text, _said_by_days(row), f"    placebos: {beside}" if beside else ""]
+    return "\n".join(line for line in lines if line)
+
+
+def _placebo(p: dict[str, Any], prefix: str) -> str:
+    value, low, high = (p[f"{prefix}{part}"] for part in ("difference", "low", "high"))
+    return f"{p['kind']} {value:+,.1f}" + (f" [{low:+,.1f}, {high:+,.1f}]" if p["n"] > 1 else "")
+
+
+def _said_by_days(row: dict[str, Any]) -> str:
+    """Give the difference as the days say it."""
+    if row["day_difference"] is None:
+        return ""
+    spread = "" if row["day_low"] is None else f" [{row['day_low']:+,.1f}, {row['day_high']:+,.1f}]"
+    word = ", may be noise" if row["day_verdict"] == "noise" else ""
+    return f"    difference, read from the days {row['day_difference']:+,.1f}{spread}{word}"
 
 
 def _change(change: dict[str, Any]) -> str:
@@ -118,10 +135,12 @@ def _segments(section: dict[str, Any]) -> list[str]:
     lines = [f"By {section['segment_by']}:"] if rows else []
     for row in sorted((r for r in rows if r["segment"] in shown), key=lambda r: shown.index(r["segment"])):
         if row["calendar"] != first:
-            spread = "" if row["low"] is None else f" [{row['low']:+,.1f}, {row['high']:+,.1f}]"
+            value, low, high = (row[f"{'day_' if row['day_difference'] is not None else ''}{part}"]
+                                for part in ("difference", "low", "high"))  # fmt: skip
+            spread = "" if low is None else f" [{low:+,.1f}, {high:+,.1f}]"
             lines.append(
                 f"  {row['segment']:<16} {row['n_users']:>8,} users  {row['calendar']:<16} {row['target']:<12} "
-                f"total {row['total']:>12,.1f}{_unit(row)}  difference {row['difference']:+,.1f}{spread}"
+                f"total {row['total']:>12,.1f}{_unit(row)}  difference {value:+,.1f}{spread}"
             )
     return lines + ([f"  and {len(sizes) - len(shown)} smaller"] if len(sizes) > len(shown) else [])
 

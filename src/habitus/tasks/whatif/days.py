@@ -1,0 +1,72 @@
+"""What the days say of the window: a second reading of each target that is also forecast day by day.
+
+A window head that met a sale in every window of training cannot tell the sale from the rest; a day head sees days with
+and without it. So each difference is read twice, and both are shown.
+
+    sum, count, days     the days added up
+    any                  1 - (1 - P)^(L' / L)   with L = sum over days of -log(1 - p_day), P the window's own chance
+    none                 P^(L' / L)             with L = sum over days of -log(p_day)
+
+The last two take from the days only by how much the risk changes (proportional hazards), so that days need not be
+independent; under the first calendar they give the window's own answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from habitus.tasks.forecast import Heads
+from habitus.tasks.recipe import Recipe
+
+LEAST = 1e-9  # of a chance, and of a risk
+
+
+@dataclass(frozen=True)
+class DayPlan:
+    """For each window target: the column of its day head, or -1, and how its days make the window."""
+
+    column: tuple[int, ...]
+    aggregation: tuple[str, ...]
+
+    @classmethod
+    def of(cls, heads: Heads, recipe: Recipe) -> DayPlan:
+        """Pair window heads and day heads by name."""
+        days = [head.name for head in heads.day]
+        kinds = {target.name: target.target.aggregation for target in recipe.targets}
+        return cls(
+            tuple(days.index(head.name) if head.name in days else -1 for head in heads.window),
+            tuple(kinds[head.name] for head in heads.window),
+        )
+
+
+def implied(plan: DayPlan, mean: np.ndarray, first: np.ndarray, day: np.ndarray) -> np.ndarray:
+    """Give what the days say of the window [..., K]; NaN for a target without a day head.
+
+    `mean` [..., K] is the window under the first calendar; `first` and `day` [..., F, K_day] are the days under the
+    first calendar and under the one asked about.
+
+    >>> plan = DayPlan((0, -1), ("any", "sum"))
+    >>> low, high = np.full((1, 2, 1), 0.1), np.full((1, 2, 1), 0.19)
+    >>> implied(plan, np.array([[0.19, 5.0]]), low, high).round(4).tolist()
+    [[0.3439, nan]]
+    """
+    found = np.full(mean.shape, np.nan)
+    for k, (column, kind) in enumerate(zip(plan.column, plan.aggregation)):
+        if column < 0:
+            continue
+        if kind not in ("any", "none"):
+            found[..., k] = day[..., column].sum(axis=-1)
+            continue
+        risks = [_risk(days[..., column], kind) for days in (day, first)]
+        ratio = np.where(risks[0] == risks[1], 1.0, risks[0] / np.maximum(risks[1], LEAST))
+        p = mean[..., k]
+        found[..., k] = np.where(ratio == 1.0, p, 1 - (1 - p) ** ratio if kind == "any" else p**ratio)
+    return found
+
+
+def _risk(p: np.ndarray, kind: str) -> np.ndarray:
+    """Add up the daily risks of that anything happens: [..., F] -> [...]."""
+    nothing = 1 - p if kind == "any" else p
+    return -np.log(np.clip(nothing, LEAST, 1)).sum(axis=-1)
