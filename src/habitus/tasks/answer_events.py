@@ -54,7 +54,8 @@ def predict_events(
     """Tell the `top` most probable values of the next event's field, per user: user, as_of, rank, FIELD, probability.
 
     Members are averaged, and calibrated by the temperature that validation chose. With `is_new`, what the user had
-    before is left out and the rest is not scaled up: its probabilities no longer sum to 1. `histories` is a table (see `request_inputs`); then `as_of` is null.
+    before is left out and the rest is not scaled up: its probabilities no longer sum to 1. `histories` is a table (see
+    `request_inputs`); then `as_of` is null.
 
     Errors: `CutoffError` outside the log; `SchemaError` for histories without a needed column.
     """

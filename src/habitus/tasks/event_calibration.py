@@ -21,8 +21,8 @@ LIMITS = (-1.5, 2.5)  # of ln temperature
 def fit_temperature(members: Sequence[Any], field: str, valid: EventInputs, seed: int = 0) -> float:
     """Give the temperature at which the members' mean probability has the least cross-entropy on validation.
 
-    Looks at 256 to 4,096 stretches, as many as fit. Members trained on the full softmax end up near 1; a sampled softmax
-    without correction and robust losses do not. Source: Guo et al., arXiv 1706.04599.
+    Looks at 256 to 4,096 stretches, as many as fit. Members trained on the full softmax end up near 1; a sampled
+    softmax without correction and robust losses do not. Source: Guo et al., arXiv 1706.04599.
     """
     from scipy.optimize import minimize_scalar
 
@@ -49,7 +49,8 @@ def fit_temperature(members: Sequence[Any], field: str, valid: EventInputs, seed
             cold = float(np.exp(-log_temperature))
             return float((torch.logsumexp(log_share * cold, dim=1) - own * cold).mean())
 
-        return float(np.exp(minimize_scalar(cost, bounds=LIMITS, method="bounded", options={"xatol": 1e-3}).x))
+        best = minimize_scalar(cost, bounds=LIMITS, method="bounded", options={"xatol": 1e-3})
+        return float(np.exp(best.x))  # pyright: ignore
 
 
 def tempered(share: Tensor, temperature: float) -> Tensor:
