@@ -32,7 +32,7 @@ def ranking_section(record: Record) -> Section:
     model = ranking.models[0].name if ranking.models else ranking.table[0].model
     section.blocks.append(Prose(_asked(ranking)))
     metrics = [name for name in DRAWN if any(d.metric == name and d.value is not None for d in ranking.differences)]
-    section.blocks += [Prose(_verdict(d)) for d in ranking.differences if metrics and d.metric == metrics[0]]
+    section.blocks.extend(Prose(_verdict(d)) for d in ranking.differences if metrics and d.metric == metrics[0])
     drawn = [_forest(ranking, model, name) for name in metrics[-2:]]
     if drawn:
         section.blocks.append(Row(tuple(drawn)))
@@ -48,8 +48,8 @@ def _asked(ranking: Ranking) -> str:
         else ""
     )
     return (
-        f"{count(ranking.n_targets)} times, for {plural(ranking.n_users or 0, 'user')}, the {ranking.field} of the next "
-        f"event was asked for, out of {count(ranking.n_values)} values.{unknown}"
+        f"{count(ranking.n_targets)} times, for {plural(ranking.n_users or 0, 'user')}, the {ranking.field} of the "
+        f"next event was asked for, out of {count(ranking.n_values)} values.{unknown}"
     )
 
 
