@@ -250,3 +250,25 @@ def test_a_part_without_a_target_and_a_user_without_a_past_are_refused(tmp_path)
         prepare_events(store, spec, LAST, "test")
     with pytest.raises(CutoffError, match="on or before the cut-off"):
         last_states(store, spec, np.array([1]), np.array([store.first_day - 1]))
+
+
+@pytest.mark.parametrize("split", [LAST, TIME])
+def test_train_and_valid_together_are_everything_before_the_test(make_store, shop, split):
+    store = make_store(shop)
+    spec = fit_event_spec(store, ITEMS, split)
+    table = event_table(store, spec)
+    both = rows_of(prepare_events(store, spec, split, "train+valid"))
+    first, _ = split.rows(table.offsets, table.day, "test")
+    is_before = np.concatenate([np.arange(a, b) < end for a, b, end in zip(table.offsets, table.offsets[1:], first)])
+    is_before[table.offsets[:-1]] = False
+    assert np.array_equal(both, np.flatnonzero(is_before))
+
+
+def test_held_out_types_are_read_as_unknown_and_never_asked_for(make_store, shop):
+    store = make_store(shop)
+    config = EventTokenConfig(length=16, fields=("type", "item"), held_out=("refund",))
+    spec = fit_event_spec(store, config, TIME)
+    inputs = prepare_events(store, spec, TIME, "train")
+    batch = assemble_events(inputs, np.arange(len(inputs)))
+    assert bool((batch.ids[..., 0][~batch.is_padding] == 1).any())
+    assert not (batch.next_ids[..., 0][batch.is_target] == 1).any()
