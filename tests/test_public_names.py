@@ -29,6 +29,7 @@ PUBLIC = {
     "embed",
     "generate",
     "report",
+    "scale",
     # models and runs
     "Recipe",
     "Lumos",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the same names as in _HOMES
     from habitus.tasks.predict import predict
     from habitus.tasks.recipe import Recipe
     from habitus.tasks.report import report
+    from habitus.tasks.scale import scale
     from habitus.tasks.train import train
     from habitus.tasks.whatif import whatif
 
@@ -56,6 +57,7 @@ _HOMES = {
     "ingest": "habitus.tasks.ingest",
     "predict": "habitus.tasks.predict",
     "report": "habitus.tasks.report",
+    "scale": "habitus.tasks.scale",
     "train": "habitus.tasks.train",
     "whatif": "habitus.tasks.whatif",
 }
@@ -80,6 +82,7 @@ __all__ = [
     "ingest",
     "predict",
     "report",
+    "scale",
     "train",
     "whatif",
 ]
