@@ -27,6 +27,7 @@ DATA = Path(os.environ.get("HABITUS_DATA", Path(__file__).parents[2] / "shared" 
 RUNS = Path(os.environ.get("HABITUS_RUNS", Path(__file__).parents[1] / "runs"))
 SPLITS = {
     "tail": ("2023-01-25", "2023-01-26", "2023-01-31", "2023-02-01", "2023-12-31"),
+    "tail_long": ("2023-01-25", "2023-01-26", "2023-01-31", "2023-02-01", "2023-12-31"),
     "tail_b": ("2023-01-25", "2023-01-26", "2023-01-31", "2023-02-01", "2023-12-31"),
     "journey": ("2017-08-31", "2017-09-01", "2017-10-15", "2017-10-16", "2017-12-31"),
     "retail": ("2011-08-31", "2011-09-01", "2011-10-09", "2011-10-10", "2011-12-08"),
@@ -45,6 +46,7 @@ def store_of(name: str) -> Store:
     `tail`, `tail_b`: a `TailWorld` and its other domain. `journey`: lines of Complete Journey, type = product category. `retail`: purchases of every
     third customer of Online Retail, type = stock code.
     """
+    name = name.removesuffix("_long")
     path = RUNS / "robust" / f"{name}.store"
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
