@@ -131,7 +131,7 @@ def _asked(record: Record, cutoff: date | None, horizon: int | None) -> list[tup
         items.append(("Data", f"{title(data.name)}{size}"))
     known = next((t.n_users for t in (*record.totals, *record.daily) if t.n_users and t.cutoff == cutoff), None)
     if known:
-        items.append(("Users", f"the {count(known)} known by the cut-off"))
+        items.append(("Users", f"{count(known)} known by the cut-off"))
     if cutoff:
         days = record.cutoffs.history
         past = f"the {plural(days, 'day')} up to" if days else "all up to"
