@@ -43,8 +43,8 @@ def split_of(name: str) -> EventSplit:
 def store_of(name: str) -> Store:
     """Open the store of a log, made at the first call.
 
-    `tail`, `tail_b`: a `TailWorld` and its other domain. `journey`: lines of Complete Journey, type = product category. `retail`: purchases of every
-    third customer of Online Retail, type = stock code.
+    `tail`, `tail_b`: a `TailWorld` and its other domain. `journey`: lines of Complete Journey, type = product category.
+    `retail`: purchases of every third customer of Online Retail, type = stock code. `NAME_long` is the log NAME.
     """
     name = name.removesuffix("_long")
     path = RUNS / "robust" / f"{name}.store"
