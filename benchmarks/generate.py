@@ -41,7 +41,7 @@ from habitus.tokens.gaps import GapBins
 from habitus.training.objectives.joint import JointEvents
 
 DAYS, N_USERS = 14, 1000
-EPOCHS = {"journey": 10, "stats": 6, "rules": 12}
+EPOCHS = {"journey": 8, "stats": 4, "rules": 10}
 UNIT = 86_400.0  # one insertion costs as much as a day of delay
 
 
