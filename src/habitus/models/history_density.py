@@ -7,10 +7,12 @@ Source: the baseline of HoTPP, arXiv 2406.14341, with the shrinkage added.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Self
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -22,10 +24,11 @@ from habitus.tokens.batch import EventBatch
 from habitus.tokens.events import EventShape
 
 DAY = 86_400.0
+_ROWS = 4096  # targets at a time while tuning
 
 
 class HistoryDensityConfig(Config):
-    """What the user chooses, both to be tuned on validation: `days` is W, `smoothing` is m, in days.
+    """What the user chooses; `tuned` chooses on validation: `days` is W, `smoothing` is m, in days.
 
     Errors: an unknown key is a `ConfigError` from `parse`.
 
@@ -98,17 +101,48 @@ class HistoryDensity(nn.Module):
 
         The cut-off is the end of observation (`remaining` after the last event), or the last event where unknown.
         """
-        row, place = last_positions(batch)
-        n = len(batch)
-        back = batch.time[row, place][:, None] - batch.time + batch.remaining.nan_to_num(0.0)[:, None].double()
-        is_in = (back < self.config.days * DAY) & ~batch.is_padding
-        is_cut = is_in[:, :1] & (batch.length[:, None] >= self.shape.length)
+        return self.rates_at(batch, *last_positions(batch), batch.remaining.nan_to_num(0.0))
+
+    def rates_at(self, batch: EventBatch, row: Tensor, place: Tensor, silence: Tensor | None = None) -> Tensor:
+        """Give the rates after chosen events and a silence in seconds (n, default none), n n_rows."""
+        ids, time = batch.ids[row, :, self.column], batch.time[row]
+        is_past = torch.arange(ids.shape[1], device=ids.device) <= place[:, None]
+        wait = torch.zeros(len(row), device=ids.device) if silence is None else silence
+        back = (time.gather(1, place[:, None]) - time).double() + wait[:, None]
+        is_in = (back < self.config.days * DAY) & is_past
+        is_cut = is_in[:, :1] & (batch.length[row, None] >= self.shape.length)
         days = torch.where(is_cut, back[:, :1] / DAY, self.config.days).clamp(min=1e-3).float()
-        count = torch.zeros(n, self.n_rows).scatter_add_(1, batch.ids[..., self.column], is_in.float())
+        count = torch.zeros(len(row), self.n_rows, device=ids.device).scatter_add_(1, ids, is_in.float())
         m = self.config.smoothing
         rates = (count + m * self.everybody) / (days + m)
         rates[:, :FIRST] = 0
         return rates
+
+    def tuned(
+        self,
+        loader: Iterable[EventBatch],
+        days: Sequence[float] = (7.0, 14.0, 28.0, 56.0, 112.0, 365.0),
+        smoothing: Sequence[float] = (1.0, 3.0, 7.0, 14.0, 28.0, 56.0),
+    ) -> Self:
+        """Give the same counts under the W and m of the highest likelihood of a loader's targets and gaps (Poisson)."""
+        changes = [{"days": w, "smoothing": m} for w, m in product(days, smoothing)]
+        candidates = [self._with(change) for change in changes]
+        gains = np.zeros(len(candidates))
+        for batch in loader:
+            told = batch.next_ids[..., self.column]
+            rows, places = (batch.is_target & (told >= FIRST)).nonzero(as_tuple=True)
+            for row, place in zip(rows.split(_ROWS), places.split(_ROWS)):
+                gap = (batch.next_time - batch.time)[row, place] / DAY
+                for i, candidate in enumerate(candidates):
+                    rates = candidate.rates_at(batch, row, place)
+                    happened = rates.gather(1, told[row, place][:, None])[:, 0].clamp(min=1e-12).log()
+                    gains[i] += float((happened - rates.sum(dim=1) * gap).double().sum())
+        return candidates[int(gains.argmax())]
+
+    def _with(self, change: dict[str, float]) -> Self:
+        other = type(self)(self.config.model_copy(update=change), self.shape)
+        other.everybody = self.everybody
+        return other
 
     def scores(self, batch: EventBatch, field: str) -> Tensor:
         """Give B n_rows log shares of what comes next, -inf for padding and unknown."""

@@ -252,6 +252,38 @@ def test_a_row_full_of_events_is_a_shorter_window() -> None:
     assert float(model.rates(batch)[0, 2]) == pytest.approx(1.0)  # 4 events in 4 days, not in 28
 
 
+def test_rates_after_an_event_know_nothing_later() -> None:
+    model, batch = HistoryDensity.counted(HistoryDensityConfig(days=5), SHAPE, LOADER), event_batch(6, SHAPE, 2)
+    row, place = torch.tensor([5, 5, 2]), torch.tensor([9, 3, 0])
+    short = replace(
+        batch,
+        **{n: getattr(batch, n)[5:, :4] for n in ("ids", "time", "next_time", "next_ids", "is_target")},
+        **{n: getattr(batch, n)[5:] for n in ("sample", "length", "remaining")},
+    )
+    short = replace(short, length=torch.tensor([4]), remaining=torch.tensor([0.0]))
+    found = model.rates_at(batch, row, place)
+    assert found.shape == (3, 6)
+    own = HistoryDensity(model.config, EventShape(SHAPE.fields, 0, 4 + 10))
+    own.everybody = model.everybody
+    whole = HistoryDensity(model.config, EventShape(SHAPE.fields, 0, 30))
+    whole.everybody = model.everybody
+    torch.testing.assert_close(whole.rates_at(batch, row, place)[1], own.rates(short)[0])
+
+
+def test_history_density_is_tuned_to_habits_where_there_are_any() -> None:
+    """Users who each do one thing daily: the own past tells all, so little is drawn to everybody's rate."""
+    shape = EventShape((("type", 6),), n_amounts=0, length=30)
+    batch = event_batch(8, shape, n_events=30)
+    own = (2 + torch.arange(8) % 4)[:, None, None].expand(8, 30, 1)
+    time = (torch.arange(30) * int(DAY)).expand(8, 30)
+    batch = replace(batch, ids=own, next_ids=own, time=time, next_time=time + int(DAY), length=torch.full((8,), 30))
+    batch = replace(batch, is_target=torch.ones(8, 30, dtype=torch.bool), remaining=torch.full((8,), torch.nan))
+    model = HistoryDensity.counted(HistoryDensityConfig(field="type"), shape, [batch])
+    wide = HistoryDensity(model.config, EventShape(shape.fields, 0, 99))
+    wide.everybody = model.everybody
+    assert wide.tuned([batch], days=(28.0,), smoothing=(1.0, 1000.0)).config.smoothing == 1.0
+
+
 def test_everybodys_rate_is_events_over_observed_time() -> None:
     model = HistoryDensity.counted(HistoryDensityConfig(), SHAPE, LOADER)
     n, seconds = Counter(), 0.0
