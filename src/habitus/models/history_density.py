@@ -147,7 +147,12 @@ class HistoryDensity(nn.Module):
     def scores(self, batch: EventBatch, field: str) -> Tensor:
         """Give B n_rows log shares of what comes next, -inf for padding and unknown."""
         check_field(field, self.config.field)
-        return (self.rates(batch) + 1e-12).log().index_fill(1, torch.arange(FIRST), -torch.inf).log_softmax(dim=1)
+        return _log_shares(self.rates(batch))
+
+    def scores_at(self, batch: EventBatch, row: Tensor, place: Tensor, field: str) -> Tensor:
+        """Give the log shares right after chosen events, n n_rows."""
+        check_field(field, self.config.field)
+        return _log_shares(self.rates_at(batch, row, place))
 
     def emit(self, batch: EventBatch, horizon: float, max_events: int = 1_000) -> Emitted:
         """Tell the events of the next `horizon` seconds: per value the rounded expectation, evenly in time.
@@ -167,3 +172,9 @@ class HistoryDensity(nn.Module):
         order = torch.argsort(after, stable=True)
         order = order[torch.argsort(row[order], stable=True)]
         return Emitted(row[order], after[order], value[order], chance[order])
+
+
+def _log_shares(rates: Tensor) -> Tensor:
+    logs = (rates + 1e-12).log()
+    logs[:, :FIRST] = -torch.inf
+    return logs.log_softmax(dim=1)

@@ -44,6 +44,11 @@ class CountedContract(ModelContract):
         assert bool(torch.isneginf(scores[:, :2]).all())
         torch.testing.assert_close(scores.exp().sum(dim=1), torch.ones(5))
 
+    def test_scores_at_the_last_event_are_the_scores(self) -> None:
+        model, batch = self.make(), replace(self.batch(5), remaining=torch.zeros(5))
+        found = model.scores_at(batch, torch.arange(5), batch.length - 1, self.field)  # pyright: ignore
+        assert torch.equal(found, model.scores(batch, self.field))  # pyright: ignore
+
     def test_padding_changes_no_score(self) -> None:
         model, batch = self.make(), self.batch(5)
         assert torch.equal(self.run(model, batch)[0], self.run(model, pad_events(batch, 3))[0])
