@@ -275,6 +275,8 @@ def test_placebos_stand_beside_every_answer_and_are_drawn_the_same_again(run, st
     for row in section["placebo"]:
         assert row["low"] <= row["difference"] <= row["high"]
         assert row["n"] == (1 if row["kind"] == "past day" else 3)
+    sizes = {p["kind"]: p for p in section["placebo"] if p["target"] == "buy"}
+    assert abs(sizes["past day"]["day_difference"] - sizes["past day"]["difference"]) < 20, "both against one base"
     again = asked(run, *edits, placebos=3, past_placebos=1)
     assert again["placebo"] == section["placebo"]
     assert asked(run, *edits, placebos=3, seed=1)["placebo"] != section["placebo"][: 3 * 2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from habitus.tasks.forecast import Heads
 from habitus.tasks.predict import eligible_at, manifest, write_table
 from habitus.tasks.run import Run, of_days, open_run, update_metrics
 from habitus.tasks.whatif import placebo as placebos_of
-from habitus.tasks.whatif.days import DayPlan
+from habitus.tasks.whatif.days import DayPlan, from_risks
 from habitus.tasks.whatif.evidence import Change, changes_of, described, late_events
 from habitus.tasks.whatif.futures import Answer, Future, answers
 from habitus.tasks.whatif.importance import coming_events, importance
@@ -121,12 +121,15 @@ class _Job:
         return units_of(self.heads, self.run.recipe)
 
     @property
+    def plan(self) -> DayPlan:
+        return DayPlan.of(self.heads, self.run.recipe)
+
+    @property
     def others(self) -> list[tuple[str, Calendar]]:
         return list(zip(self.question.names[1:], self.question.calendars[1:]))
 
     def answers(self, futures: Sequence[Future]) -> list[Answer]:
-        plan = DayPlan.of(self.heads, self.run.recipe)
-        return answers(self.artifact.members, self.heads, futures, plan, self.artifact.calibration)
+        return answers(self.artifact.members, self.heads, futures, self.plan, self.artifact.calibration)
 
 
 def _asked(job: _Job, n_placebos: int, n_past: int, with_importance: bool) -> tuple[list[Answer], dict[str, Any]]:
@@ -145,7 +148,7 @@ def _asked(job: _Job, n_placebos: int, n_past: int, with_importance: bool) -> tu
         return found[place[id(calendar)]].total
 
     effects = [total(draw.plus) - total(draw.minus) for draw in drawn]
-    effects += [_encoded_anew(job, draw.plus).total - total(draw.minus) for draw in past]
+    effects += [_encoded_anew(job, draw.plus, named[0]).total - total(draw.minus) for draw in past]
     beside = placebos_of.summed([*drawn, *past], effects, job.targets, job.units)
     rows = totals(job.heads, job.units, question.names, named, job.artifact.calibration)
     section = _facts(job) | {
@@ -185,10 +188,11 @@ def _facts(job: _Job) -> dict[str, Any]:
     }
 
 
-def _encoded_anew(job: _Job, calendar: Calendar) -> Answer:
-    """Answer under a calendar with another past."""
+def _encoded_anew(job: _Job, calendar: Calendar, first: Answer) -> Answer:
+    """Answer under a calendar with another past; its days are read against the first calendar's, as all others."""
     inputs = prepare(job.run.store, job.base.spec, job.base.samples, calendar=calendar, has_targets=False)
-    return job.answers([Future(inputs)])[0]
+    (found,) = job.answers([Future(inputs)])
+    return replace(found, by_days=from_risks(job.plan, first.mean, first.risk, found.risk))
 
 
 def _gathered(

@@ -52,21 +52,30 @@ def implied(plan: DayPlan, mean: np.ndarray, first: np.ndarray, day: np.ndarray)
     >>> implied(plan, np.array([[0.19, 5.0]]), low, high).round(4).tolist()
     [[0.3439, nan]]
     """
-    found = np.full(mean.shape, np.nan)
+    return from_risks(plan, mean, risks(plan, first), risks(plan, day))
+
+
+def risks(plan: DayPlan, day: np.ndarray) -> np.ndarray:
+    """Add up days [..., F, K_day] to [..., K]: amounts, or the risk L of a chance; NaN without a day head."""
+    found = np.full((*day.shape[:-2], len(plan.column)), np.nan)
     for k, (column, kind) in enumerate(zip(plan.column, plan.aggregation)):
-        if column < 0:
-            continue
-        if kind not in ("any", "none"):
-            found[..., k] = day[..., column].sum(axis=-1)
-            continue
-        risks = [_risk(days[..., column], kind) for days in (day, first)]
-        ratio = np.where(risks[0] == risks[1], 1.0, risks[0] / np.maximum(risks[1], LEAST))
-        p = mean[..., k]
-        found[..., k] = np.where(ratio == 1.0, p, 1 - (1 - p) ** ratio if kind == "any" else p**ratio)
+        if column >= 0:
+            days = day[..., column]
+            found[..., k] = _risk(days, kind) if kind in ("any", "none") else days.sum(axis=-1)
+    return found
+
+
+def from_risks(plan: DayPlan, mean: np.ndarray, first: np.ndarray, risk: np.ndarray) -> np.ndarray:
+    """Do what `implied` does, from days that `risks` added up: [..., K]."""
+    found = np.array(risk)
+    for k, kind in enumerate(plan.aggregation):
+        if plan.column[k] >= 0 and kind in ("any", "none"):
+            p, now, before = mean[..., k], risk[..., k], first[..., k]
+            ratio = np.where(now == before, 1.0, now / np.maximum(before, LEAST))
+            found[..., k] = np.where(ratio == 1.0, p, 1 - (1 - p) ** ratio if kind == "any" else p**ratio)
     return found
 
 
 def _risk(p: np.ndarray, kind: str) -> np.ndarray:
-    """Add up the daily risks of that anything happens: [..., F] -> [...]."""
     nothing = 1 - p if kind == "any" else p
     return -np.log(np.clip(nothing, LEAST, 1)).sum(axis=-1)

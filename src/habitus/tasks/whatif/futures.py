@@ -13,7 +13,7 @@ from torch import Tensor
 from habitus.core.progress import track
 from habitus.models.lumos import Cache, Lumos, LumosOutput
 from habitus.tasks.forecast import BATCH, Heads, read_means
-from habitus.tasks.whatif.days import DayPlan, implied
+from habitus.tasks.whatif.days import DayPlan, from_risks, implied, risks
 from habitus.tokens.loader import DayLoader, Inputs, future_events
 
 
@@ -44,6 +44,8 @@ class Answer:
         float64 [F, K_day], sums over users of each future day; empty without detail.
     by_days, by_days_members
         The same two, as the days say of the window (see `days.implied`); NaN for targets without a day head.
+    risk
+        float64 [n, K], what the days add up to (see `days.risks`).
     is_changed
         bool [n]: the calendar tells this user's coming days otherwise than the first calendar does.
     """
@@ -53,6 +55,7 @@ class Answer:
     day: np.ndarray
     by_days: np.ndarray
     by_days_members: np.ndarray
+    risk: np.ndarray
     is_changed: np.ndarray
 
     @property
@@ -153,6 +156,7 @@ def _blank(n: int, heads: Heads, horizon: int, n_members: int, future: Future) -
         day=np.zeros((horizon, n_day)),
         by_days=np.zeros((n, n_window)),
         by_days_members=np.zeros((n_kept, n, n_window)),
+        risk=np.zeros((n, n_window)),
         is_changed=np.zeros(n, bool),
     )
 
@@ -160,7 +164,8 @@ def _blank(n: int, heads: Heads, horizon: int, n_members: int, future: Future) -
 def _keep(answer: Answer, rows: np.ndarray, said: _Said, first: _Said, plan: DayPlan, is_changed: np.ndarray) -> None:
     """Write a batch into its place, and add up its days."""
     answer.mean[rows], answer.is_changed[rows] = said.mean, is_changed
-    answer.by_days[rows] = implied(plan, first.mean, first.day, said.day)
+    answer.risk[rows] = risks(plan, said.day)
+    answer.by_days[rows] = from_risks(plan, first.mean, risks(plan, first.day), answer.risk[rows])
     if len(answer.members):
         answer.members[:, rows] = said.members
         answer.by_days_members[:, rows] = implied(plan, first.members, first.member_days, said.member_days)

@@ -35,33 +35,26 @@ def _total(row: dict[str, Any], section: dict[str, Any]) -> str:
 
 
 def _difference(row: dict[str, Any], section: dict[str, Any]) -> str:
-    known = row["low"] is not None
-    spread = f" [{row['low']:+,.1f}, {row['high']:+,.1f}]" if known else " (interval needs 3 members)"
+    """The total; the difference, by days where they were asked; the other reading; the placebos."""
     prefix = "day_" if row["day_difference"] is not None else ""
-    beside = "; ".join(
-        _placebo(p, prefix)
-        for p in section["placebo"]
-        if (p["target"], p["calendar"]) == (row["target"], row["calendar"])
-    )
-    word = {"clear": "", "noise": ", may be noise"}.get(row["verdict"], "")
-    head = "  window head" if row["day_difference"] is not None else "  difference"
-    text = f"{_total(row, section)}{head} {row['difference']:+,.1f}{spread}{word}"
-    lines = [text, _said_by_days(row), f"    placebos: {beside}" if beside else ""]
-    return "\n".join(line for line in lines if line)
+    lines = [f"{_total(row, section)}  difference {_reading(row, prefix)}{' (by days)' if prefix else ''}"]
+    if prefix:
+        lines.append(f"    window as a whole: {_reading(row, '')}")
+    beside = [p for p in section["placebo"] if (p["target"], p["calendar"]) == (row["target"], row["calendar"])]
+    if beside:
+        lines.append(f"    placebos: {'; '.join(_placebo(p, prefix) for p in beside)}")
+    return "\n".join(lines)
+
+
+def _reading(row: dict[str, Any], prefix: str) -> str:
+    value, low, high, verdict = (row[f"{prefix}{part}"] for part in ("difference", "low", "high", "verdict"))
+    spread = " (interval needs 3 members)" if low is None else f" [{low:+,.1f}, {high:+,.1f}]"
+    return f"{value:+,.1f}{spread}{', may be noise' if verdict == 'noise' else ''}"
 
 
 def _placebo(p: dict[str, Any], prefix: str) -> str:
     value, low, high = (p[f"{prefix}{part}"] for part in ("difference", "low", "high"))
     return f"{p['kind']} {value:+,.1f}" + (f" [{low:+,.1f}, {high:+,.1f}]" if p["n"] > 1 else "")
-
-
-def _said_by_days(row: dict[str, Any]) -> str:
-    """Give the difference as the days say it."""
-    if row["day_difference"] is None:
-        return ""
-    spread = "" if row["day_low"] is None else f" [{row['day_low']:+,.1f}, {row['day_high']:+,.1f}]"
-    word = ", may be noise" if row["day_verdict"] == "noise" else ""
-    return f"    difference, read from the days {row['day_difference']:+,.1f}{spread}{word}"
 
 
 def _change(change: dict[str, Any]) -> str:
