@@ -35,7 +35,8 @@ START_REACH = 10  # steps between the events of a pair, of the counts that a tab
 def train_events(run: Run[EventRecipe]) -> Run[EventRecipe]:
     """Train every seed of a recipe of events and leave RUN/artifact. The test part is never read.
 
-    Counted models (those with `counted`) take one pass over train; those with `tuned` choose their knobs on validation.
+    Counted models (those with `counted`) take one pass over train; those with `tuned` choose their knobs on validation;
+    with `refit` they count again on train and validation.
     The others train with early stopping on validation, then with `refit` again on train and validation. One temperature
     for their probabilities is fitted on validation.
 
@@ -106,9 +107,13 @@ def target_counts(loader: EventLoader) -> dict[str, Tensor]:
 
 
 def _counted(plan: EventPlan) -> nn.Module:
-    field = plan.recipe.field
-    model = plan.model.counted(plan.config, plan.spec.shape, EventLoader(plan.parts["train"]), field)
-    return model.tuned(EventLoader(plan.parts["valid"])) if hasattr(model, "tuned") else model
+    field, shape = plan.recipe.field, plan.spec.shape
+    model = plan.model.counted(plan.config, shape, EventLoader(plan.parts["train"]), field)
+    if hasattr(model, "tuned"):
+        model = model.tuned(EventLoader(plan.parts["valid"]))
+    if plan.recipe.refit:
+        return plan.model.counted(model.config, shape, EventLoader(plan.parts["train+valid"]), field)
+    return model
 
 
 def _fit(
