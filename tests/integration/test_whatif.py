@@ -310,6 +310,7 @@ def test_what_an_event_adds_is_what_dropping_it_takes(run, store, tmp_path):
     assert table.height == len(rows)
     mail = table.filter(event=coming(store, "mail"))
     assert 0 < mail["n_reached"][0] < section["n_users"]
+    assert set(table["n_past"]) == {6}, "sales and mails begun by the cut-off"
 
 
 # segments ----------------------------------------------------------------------------------------------------------

@@ -283,7 +283,7 @@ def _whatif(rng: np.random.Generator) -> dict[str, Any]:
                for calendar in moves for kind, size in (("just after", 0.001), ("other days", -0.02))
                for t, (v, u) in base.items()]  # fmt: skip
     events = [("Black Friday", "2011-11-25", 0.02), ("Cyber Monday", "2011-11-28", -0.004)]
-    adds = [{"event": event, "type": "sale", "start": start, "target": t, "unit": u, "n_reached": 4101,
+    adds = [{"event": event, "type": "sale", "start": start, "target": t, "unit": u, "n_reached": 4101, "n_past": 2,
              "is_placebo": False, "value": share * v, "low": 0.8 * share * v, "high": 1.2 * share * v,
              "alone_value": 1.1 * share * v, "alone_low": share * v, "alone_high": 1.3 * share * v}
             for t, (v, u) in base.items() for event, start, share in events]  # fmt: skip

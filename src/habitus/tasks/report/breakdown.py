@@ -65,7 +65,8 @@ def event_blocks(whatif: WhatIf) -> list[Prose | Row | Table]:
     left = f" {plural(whatif.n_events_left_out, 'later event')} left out." if whatif.n_events_left_out else ""
     blocks: list[Prose | Row | Table] = [
         Prose(f"What does each of the {plural(len(real), 'coming event')} of “{whatif.base}” add? Each was taken away "
-              f"alone, and the forecast made again.{left}")
+              f"alone, and the forecast made again.{left} Intervals hold the luck of users, not of dates: an event "
+              "that always falls into a high season takes the credit of the season.")
     ]  # fmt: skip
     drawn = []
     for i, target in enumerate(dict.fromkeys(a.target for a in whatif.importance)):
@@ -97,9 +98,9 @@ def _events_table(rows: list[Adds]) -> Table:
         beside = f"{number(row.value, at, sign=True)} {span(row.low, row.high, at, sign=True)}".strip()
         alone = f"{number(row.alone_value, at, sign=True)} {span(row.alone_low, row.alone_high, at, sign=True)}".strip()
         body.append((Cell(row.target, row.unit or ""), Cell(_event_name(row)), Cell(row.type or UNKNOWN),
-                     Cell(count(row.n_reached)), Cell(beside), Cell(alone)))  # fmt: skip
-    head = ("Target", "Event", "Type", "Users addressed", "Beside the others", "Alone")
+                     Cell(count(row.n_reached)), Cell(count(row.n_past)), Cell(beside), Cell(alone)))  # fmt: skip
+    head = ("Target", "Event", "Type", "Users addressed", "Seen before", "Beside the others", "Alone")
     caption = (
         "What each event adds to the total: beside all others, and when it is the only one; 95 % intervals over users"
     )
-    return Table(caption, head, body, frozenset({3, 4, 5}), folded="All events as a table")
+    return Table(caption, head, body, frozenset({3, 4, 5, 6}), folded="All events as a table")

@@ -121,6 +121,7 @@ class Adds(_Part):
     start: date | None = None
     unit: str | None = None
     n_reached: int | None = None
+    n_past: int | None = None
     is_placebo: bool = False
     value: Number = None
     low: Number = None

@@ -50,7 +50,11 @@ def coming_events(base: Inputs, calendar: Calendar, cutoff: int, *, seed: int = 
     n_reached = _reached(base, known, shown)
     described = events[shown.tolist()].select("event", "type", "start", "end").to_dicts()
     rows = [{name: str(value) for name, value in row.items()} for row in described]
-    rows = [row | {"n_reached": int(n), "is_placebo": False} for row, n in zip(rows, n_reached)]
+    n_past = _seen(base, known, shown, cutoff)
+    rows = [
+        row | {"n_reached": int(n), "n_past": int(seen), "is_placebo": False}
+        for row, n, seen in zip(rows, n_reached, n_past)
+    ]
     after = to_date(cutoff + horizon + int(generator(seed, "importance").integers(AFTER[0], AFTER[1] + 1)))
     pattern = events.row(int(shown[0]), named=True)
     late = Calendar.build([pattern | {"event": PLACEBO, "start": after, "end": after}], calendar.audiences)
@@ -60,7 +64,7 @@ def coming_events(base: Inputs, calendar: Calendar, cutoff: int, *, seed: int = 
         kept = found[found != row]
         inputs += [base.with_known(_only(known, found, kept)), base.with_known(_only(known, found, [row]))]
     placebo = {"event": PLACEBO, "type": pattern["type"], "start": str(after), "end": str(after)}
-    rows.append(placebo | {"n_reached": int(n_reached[0]), "is_placebo": True})
+    rows.append(placebo | {"n_reached": int(n_reached[0]), "n_past": int(n_past[0]), "is_placebo": True})
     return Coming(rows, inputs, len(found) - len(shown))
 
 
@@ -116,3 +120,9 @@ def _reached(base: Inputs, known: KnownEvents, rows: np.ndarray) -> np.ndarray:
     is_asked[base.samples.user] = True
     count = np.bincount(known.rows[is_asked[owner]], minlength=len(known.start))
     return np.where(known.is_shared, len(base), count)[rows]
+
+
+def _seen(base: Inputs, known: KnownEvents, rows: np.ndarray, cutoff: int) -> np.ndarray:
+    """Count the events of the same type that the log saw begin by the cut-off."""
+    past = (known.start <= cutoff) & (known.start >= base.store.first_day) & (known.announced_at <= cutoff)
+    return np.array([(known.type[past] == known.type[row]).sum() for row in rows])

@@ -148,7 +148,7 @@ def _events(section: dict[str, Any]) -> list[str]:
         of_target = [row for row in rows if row["target"] == target]
         real = [row for row in of_target if not row["is_placebo"]]
         for row in [*real[:N_EVENTS], *(row for row in of_target if row["is_placebo"])]:
-            label = row["event"] if row["is_placebo"] else f"{row['event']} ({row['start']})"
+            label = row["event"] if row["is_placebo"] else f"{row['event']} ({row['start']}; {row['n_past']} before)"
             spread = f"[{row['low']:+,.1f}, {row['high']:+,.1f}]  alone {row['alone_value']:+,.1f}"
             lines.append(f"  {target:<12} {label:<44} {row['value']:+12,.1f}{_unit(row)} {spread}")
         if len(real) > N_EVENTS:
