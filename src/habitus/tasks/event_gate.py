@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from habitus.core.errors import ConfigError, nearest
 from habitus.metrics.ranking import row_scores
 from habitus.models.popularity import Popularity, PopularityConfig
 from habitus.models.transition import Transition, TransitionConfig, likelihoods
-from habitus.tasks.ranked import Seen, mixed, ranked
+from habitus.tasks.ranked import Seen, Teller, ranked_mixes
 from habitus.tokens.batch import EventBatch
 from habitus.tokens.events import EventShape
 
@@ -48,16 +47,14 @@ def counted(
 
 
 def best_share(
-    model: Any,
-    graph: Any,
+    model: Teller,
+    graph: Teller,
     valid: Iterable[EventBatch],
     column: int,
     seen: Seen | None,
     shares: Sequence[float] = SHARES,
 ) -> float:
     """Give the share of the graph in a mix that has the best NDCG@10 on validation; `shares` are those tried."""
-    gains = []
-    for share in shares:
-        found = ranked(mixed(model, graph, share), valid, column, seen)
-        gains.append(row_scores(found.rank if seen is None else found.rank_new, 10, "ndcg").mean())
+    found = ranked_mixes(model, graph, shares, valid, column, seen)
+    gains = [row_scores(r.rank if seen is None else r.rank_new, 10, "ndcg").mean() for r in found]
     return shares[int(np.argmax(gains))]

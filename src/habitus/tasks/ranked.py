@@ -5,7 +5,7 @@ The whole catalogue is ranked, nothing is sampled. Ties count against the model:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -144,19 +144,48 @@ def ranked(
 
     Errors: `TrainingError` when a model gives nan.
     """
-    parts: list[tuple[np.ndarray, ...]] = []
-    with torch.no_grad():
-        for batch in loader:
-            rows, places = batch.is_target.nonzero(as_tuple=True)
-            if not len(rows):
-                continue
-            log_shares = tell(batch)
-            first = log_shares(rows[:1], places[:1])
-            step = max(1, CELLS // first.shape[1])
-            for start in range(0, len(rows), step):
-                row, place = rows[start : start + step], places[start : start + step]
-                found = _rank(log_shares(row, place), batch, row, place, column, seen or in_row(column))
-                parts.append((batch.sample[row].numpy(), place.numpy(), *found))
+    passed = _passed((tell,), loader)
+    parts = [_row(scores[0], batch, row, place, column, seen) for scores, batch, row, place in passed]
+    return _joined(parts)
+
+
+def ranked_mixes(
+    one: Teller, other: Teller, shares: Sequence[float], loader: Iterable[EventBatch], column: int, seen: Seen | None
+) -> list[Ranked]:
+    """Rank the truth under mixes of two tellers, one per share of `other`, asking each teller once. As `ranked`."""
+    parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in shares]
+    for scores, batch, row, place in _passed((one, other), loader):
+        left, right = (score.exp_() for score in scores)
+        for share, found in zip(shares, parts):
+            found.append(_row(torch.lerp(left, right, share).log_(), batch, row, place, column, seen))
+    return [_joined(found) for found in parts]
+
+
+def _passed(
+    tellers: tuple[Teller, ...], loader: Iterable[EventBatch]
+) -> Iterator[tuple[list[Tensor], EventBatch, Tensor, Tensor]]:
+    """Go through the targets in pieces: what each teller gives, the batch, rows and places."""
+    for batch in loader:
+        rows, places = batch.is_target.nonzero(as_tuple=True)
+        if not len(rows):
+            continue
+        with torch.no_grad():
+            asked = [tell(batch) for tell in tellers]
+            step = max(1, CELLS // asked[0](rows[:1], places[:1]).shape[1])
+        for row, place in zip(rows.split(step), places.split(step)):
+            with torch.no_grad():
+                scores = [one(row, place) for one in asked]
+            yield scores, batch, row, place
+
+
+def _row(
+    score: Tensor, batch: EventBatch, row: Tensor, place: Tensor, column: int, seen: Seen | None
+) -> tuple[np.ndarray, ...]:
+    found = _rank(score, batch, row, place, column, seen or in_row(column))
+    return batch.sample[row].numpy(), place.numpy(), *found
+
+
+def _joined(parts: list[tuple[np.ndarray, ...]]) -> Ranked:
     kinds = (np.int64, np.int64, np.int64, np.int64, np.int64, np.float32, np.int64, np.float32, bool)
     if not parts:
         return Ranked(*(np.zeros(0, kind) for kind in kinds))

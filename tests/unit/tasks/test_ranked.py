@@ -81,6 +81,16 @@ def test_a_mix_averages_probabilities() -> None:
         torch.testing.assert_close(at(mixed(one, other, 0.3)), 0.7 * at(one) + 0.3 * at(other))
 
 
+def test_many_mixes_at_once_are_the_mixes_one_by_one() -> None:
+    one, other = teller([COUNTED], "item"), teller(NEURAL, "item")
+    found = task.ranked_mixes(one, other, (0.2, 0.7), LOADER, 1, None)
+    for share, several in zip((0.2, 0.7), found):
+        single = ranked(mixed(one, other, share), LOADER, 1)
+        assert several.told.tolist() == single.told.tolist()
+        assert several.log_p.tolist() == pytest.approx(single.log_p.tolist(), abs=1e-4)
+        assert np.mean(several.rank == single.rank) > 0.95  # rounding may part ties
+
+
 def in_order(found):
     return found.by(found.sample * 100 + found.place)
 
