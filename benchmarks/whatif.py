@@ -47,7 +47,7 @@ def main() -> None:
 def of_model(shape: LumosShape, n_kept: int, n: int, batch_size: int = 8) -> float:
     """Time a decode of an encoded batch against encode + decode; the model is as wide and deep as the reference."""
     model = Lumos(LumosConfig.parse({"size": "base"}), shape).eval()
-    batch = day_batch(batch_size, shape, n_targets=len(shape.outputs), n_days=n_kept, seed=0)
+    batch = day_batch(batch_size, shape, n_targets=len(shape.outputs), n_days=n_kept, seed=0)  # pyright: ignore
     with torch.no_grad():
         cache = model.encode(batch)
         return ratio(lambda: model.decode(cache, batch.known_future), lambda: model(batch), n)
