@@ -119,7 +119,10 @@ def evaluate(
 def summary(metrics: dict[str, Any]) -> str:
     """Give the gate table and its verdicts as plain text."""
     if "ranking" in metrics:
-        return ranking_scores.summary(metrics["ranking"])
+        parts = [ranking_scores.summary(metrics["ranking"])]
+        if "ranking_unseen" in metrics:
+            parts.append("users never seen in training, " + ranking_scores.summary(metrics["ranking_unseen"]))
+        return "\n\n".join(parts)
     lines = []
     for target in metrics["targets"]:
         names = SHOWN["binary" if target["head"] == "binary" else "amount"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -163,6 +163,8 @@ def _counts(found: Ranked, user: np.ndarray, groups: Groups, n_values: int) -> d
 def evaluate_events(run: Run[EventRecipe], against: Sequence[Run[EventRecipe]] = ()) -> dict[str, Any]:
     """Rank the test targets of a run of events beside its gate, and beside other runs; leave it in RUN/metrics.json.
 
+    The section is `ranking`; with users held out of training, `ranking_unseen` is the same for them.
+
     Errors: `ArtifactError` before training; `ConfigError` for another run that asks for something else.
     """
     recipe = run.recipe
@@ -174,9 +176,13 @@ def evaluate_events(run: Run[EventRecipe], against: Sequence[Run[EventRecipe]] =
             raise ConfigError("runs that differ in name", f"two called {other.recipe.name!r}", where=str(other.path))
         models[other.recipe.name] = entry
     rows = tuple(row for row in recipe.gate.rows if row != recipe.model["name"])
-    section = ranking(models, gate=rows, n_resamples=recipe.gate.n_resamples, seed=recipe.gate.seed)
-    metrics = update_metrics(run.path, {"ranking": section})
-    update_artifact(run.artifact_path, metrics={"ranking": section})
+    options = {"gate": rows, "n_resamples": recipe.gate.n_resamples, "seed": recipe.gate.seed}
+    sections = {"ranking": ranking(models, **options)}
+    if recipe.split.unseen_users:
+        kept = {n: replace(e, question=replace(e.question, unseen=True)) for n, e in models.items()}
+        sections["ranking_unseen"] = ranking(kept, **options)
+    metrics = update_metrics(run.path, sections)
+    update_artifact(run.artifact_path, metrics=sections)
     return metrics
 
 
