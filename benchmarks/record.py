@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import subprocess
 from pathlib import Path
 
 RESULTS = Path(__file__).with_name("results.csv")
@@ -19,13 +20,23 @@ def record(benchmark: str, figure: str, value: float, unit: str = "", note: str 
 
     facts = provenance()
     print(f"  {figure:<60} {value:>12,.4g} {unit}{'  (' + note + ')' if note else ''}", flush=True)
-    row = (benchmark, figure, f"{value:.6g}", unit, facts["commit"], facts["hardware"], facts["created"][:10], note)
+    row = (benchmark, figure, f"{value:.6g}", unit, _commit(), facts["hardware"], facts["created"][:10], note)
     is_new = not RESULTS.is_file()
     with RESULTS.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if is_new:
             writer.writerow(COLUMNS)
         writer.writerow(row)
+
+
+def _commit() -> str:
+    """Give the commit, marked when anything but the results themselves differs from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=True).stdout
+
+    is_changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":!{RESULTS.name}").strip()
+    return git("rev-parse", "--short=10", "HEAD").strip() + ("-dirty" if is_changed else "")
 
 
 def size_option(description: str | None) -> str:
