@@ -21,6 +21,8 @@ from habitus.models.layers.counted import Tables, added_up, last_positions, spre
 from habitus.tokens.batch import EventBatch
 from habitus.tokens.events import EventShape
 
+PAIRS = 8_000_000  # counts looked up at once
+
 
 class TransitionConfig(Config):
     """What the user chooses; `tuned` chooses `smoothing`, `last_k` and `decay` on validation.
@@ -60,10 +62,12 @@ class Transition(Tables):
         self.first: Tensor  # n_rows + 1, where the pairs of each id begin
         self.follower: Tensor  # E, the second id of a pair
         self.count: Tensor  # E f32
+        self.total: Tensor  # n_rows f32, counts of all pairs that begin with each id
         self.prior: Tensor  # n_rows f32, overall shares, above 0 for every value
         self.register_buffer("first", torch.zeros(self.n_rows + 1, dtype=torch.int64))
         self.register_buffer("follower", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("count", torch.zeros(0))
+        self.register_buffer("total", torch.zeros(self.n_rows))
         self.register_buffer("prior", _shares(torch.zeros(self.n_rows, dtype=torch.float64)))
 
     @classmethod
@@ -77,6 +81,7 @@ class Transition(Tables):
         a, b = code // n, code % n
         made.first = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(a, minlength=n).cumsum(0)])
         made.follower, made.count = b, count.float()
+        made.total = torch.zeros(n, dtype=torch.float64).index_add_(0, a, count).float()
         made.prior = _shares(torch.zeros(n, dtype=torch.float64).index_add_(0, b, count))
         return made
 
@@ -103,7 +108,8 @@ class Transition(Tables):
 
     def _with(self, change: dict[str, float]) -> Self:
         other = type(self)(self.config.model_copy(update=change), self.shape)
-        other.load_state_dict(self.state_dict())
+        for name, table in self.named_buffers():
+            setattr(other, name, table)  # shared: counts may be large, and nobody changes them
         return other
 
     def forward(self, batch: EventBatch) -> Tensor:
@@ -118,13 +124,16 @@ class Transition(Tables):
         """Give the log shares after chosen events, n n_rows. They sum to 1 over the values."""
         check_field(field, self.config.field)
         asked, given, weight = self._voters(batch, row, place)
-        total = self._total(given)
-        m = self.config.smoothing
+        n_pairs = self.first[given + 1] - self.first[given]
+        if int(n_pairs.sum()) > PAIRS and len(row) > 1:
+            halves = zip(row.tensor_split(2), place.tensor_split(2))
+            return torch.cat([self.scores_at(batch, *half, field) for half in halves])
+        total, m = self.total[given], self.config.smoothing
         share = torch.zeros(len(row), dtype=torch.float32, device=row.device)
         share.index_add_(0, asked, weight * m / (total + m))
         share += (torch.zeros_like(share).index_add_(0, asked, weight) == 0).float()  # no known past: overall shares
         found = share[:, None] * self.prior
-        pair, voter = spread(self.first[given], self.first[given + 1] - self.first[given])
+        pair, voter = spread(self.first[given], n_pairs)
         gain = (weight / (total + m))[voter] * self.count[pair]
         found.view(-1).index_add_(0, asked[voter] * self.n_rows + self.follower[pair], gain)
         return found.log_()
@@ -132,29 +141,27 @@ class Transition(Tables):
     def log_share(self, batch: EventBatch, row: Tensor, place: Tensor, told: Tensor) -> Tensor:
         """Give the log share of one told id per asked position, n, without a table of all ids."""
         asked, given, weight = self._voters(batch, row, place)
-        total, m = self._total(given), self.config.smoothing
+        total, m = self.total[given], self.config.smoothing
         wanted = told[asked]
-        code = given * self.n_rows + wanted
-        own = self._codes()
-        spot = torch.searchsorted(own, code).clamp(max=max(len(own) - 1, 0))
-        hit = torch.zeros(len(code), device=row.device)
-        if len(own):
-            hit = torch.where(own[spot] == code, self.count[spot], 0.0)
+        spot, is_there = self._found(given, wanted)
+        hit = torch.zeros(len(given), device=row.device)
+        hit[is_there] = self.count[spot[is_there]]
         gain = weight * (hit + m * self.prior[wanted]) / (total + m)
         share = torch.zeros(len(row), device=row.device).index_add_(0, asked, gain)
         voted = torch.zeros_like(share).index_add_(0, asked, weight)
         return torch.where(voted > 0, share, self.prior[told]).log()
 
-    def _codes(self) -> Tensor:
-        owner = torch.repeat_interleave(torch.arange(self.n_rows, device=self.first.device), self.first.diff())
-        return owner * self.n_rows + self.follower
-
-    def _total(self, given: Tensor) -> Tensor:
-        """Give n_a, the counts of all pairs that begin with each id."""
-        running = torch.cat(
-            [torch.zeros(1, dtype=torch.float64, device=self.count.device), self.count.double().cumsum(0)]
-        )
-        return (running[self.first[given + 1]] - running[self.first[given]]).float()
+    def _found(self, given: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the place of each pair among the pairs, and whether it is there: bisection inside each id's own."""
+        low, high = self.first[given], self.first[given + 1]
+        end, last = high, max(len(self.follower) - 1, 0)
+        if not len(self.follower):
+            return low, torch.zeros_like(low, dtype=torch.bool)
+        while bool((low < high).any()):
+            middle = (low + high) // 2
+            is_below = (low < high) & (self.follower[middle.clamp(max=last)] < wanted)
+            low, high = torch.where(is_below, middle + 1, low), torch.where(is_below, high, middle)
+        return low, (low < end) & (self.follower[low.clamp(max=last)] == wanted)
 
     def _voters(self, batch: EventBatch, row: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """List the known ids among the last K events: number of the asked position, id, weight (1 in all)."""

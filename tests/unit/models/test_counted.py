@@ -146,6 +146,13 @@ def test_log_share_is_the_score_of_one_value() -> None:
     torch.testing.assert_close(nothing, torch.full_like(nothing, np.log(1 / 7)))
 
 
+def test_many_pairs_are_looked_up_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = Transition.counted(TransitionConfig(last_k=3), SHAPE, LOADER), event_batch(9, SHAPE, 4)
+    whole = model.scores(batch, "item")
+    monkeypatch.setattr("habitus.models.transition.PAIRS", 10)
+    assert torch.equal(model.scores(batch, "item"), whole)
+
+
 def test_a_wider_reach_counts_pairs_further_apart_for_less() -> None:
     near, wide = (Transition.counted(TransitionConfig(reach=r, fade=2), SHAPE, LOADER) for r in (1, 2))
     far = pairs(LOADER, 1, step=1)
