@@ -30,10 +30,13 @@ from habitus.metrics.sequences import (
     t_map,
     total_variation,
 )
+from habitus.models.artifact import load_artifact
 from habitus.models.behavegpt import BehaveGPT, BehaveGPTConfig
 from habitus.models.history_density import HistoryDensity, HistoryDensityConfig
+from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.generate import Futures
 from habitus.tasks.rollout import DrawConfig
+from habitus.tasks.run import open_run
 from habitus.tokens.event_loader import EventLoader, assemble_events, last_states, prepare_events
 from habitus.tokens.event_split import EventSplit
 from habitus.tokens.events import EventSpec, EventTokenConfig, fit_event_spec
@@ -53,10 +56,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--run", help="a trained run to judge instead")
     options = parser.parse_args()
     if options.speed:
         speed(options.size)
-    if options.size == "small":
+    if options.run:
+        of_run(options.run, options.seed, options.samples)
+    elif options.size == "small":
         study("rules", 0, 2, n_users=50, epochs=1)
     elif options.log is None and not options.speed:
         print("  name some: --log journey stats rules; or --speed")
@@ -72,7 +78,30 @@ def study(name: str, seed: int, n_samples: int, *, n_users: int, epochs: int) ->
     store, split = generation_log(name), generation_split(name)
     tokens = EventTokenConfig.parse({"length": 128, "min_count": 2})
     spec = fit_event_spec(store, tokens, split)
-    model = trained(store, spec, split, seed, epochs)
+    compare(name, trained(store, spec, split, seed, epochs), spec, store, split, seed, n_samples, n_users)
+
+
+def of_run(path: str, seed: int, n_samples: int) -> None:
+    """Compare the futures of a run that `habitus train` made."""
+    run = open_run(path)
+    artifact = load_artifact(run.artifact_path)
+    spec, model = EventSpec.from_json(artifact.spec), artifact.members[0]
+    assert isinstance(model, BehaveGPT)
+    assert isinstance(run.recipe, EventRecipe)
+    compare(run.recipe.name, model, spec, run.store, run.recipe.split, seed, n_samples, N_USERS)
+
+
+def compare(
+    name: str,
+    model: BehaveGPT,
+    spec: EventSpec,
+    store: Store,
+    split: EventSplit,
+    seed: int,
+    n_samples: int,
+    n_users: int,
+) -> None:
+    """Draw from the day before the test; print figures beside HistoryDensity and the past fortnight once more."""
     cutoff = split.first_day("test")
     assert cutoff is not None
     cutoff -= 1
