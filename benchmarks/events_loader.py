@@ -96,7 +96,7 @@ def million(store: Store, folder: Path) -> None:
     spec = fit_event_spec(store, EventTokenConfig.parse({"length": 50, "fields": ["item"]}), SPLIT)
     inputs = prepare_events(store, spec, SPLIT, "train")
     n_items = spec.shape.n_rows("item") - 2
-    record("events_loader", "spec and table of a million items", clock.perf_counter() - began, "s")
+    record("events_loader", "time to make spec and table of the large catalogue", clock.perf_counter() - began, "s")
     note = f"{n_items:,} items, 256 sampled"
     trained(inputs, spec, folder, "sampled", note)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
