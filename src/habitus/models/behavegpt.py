@@ -22,6 +22,7 @@ from habitus.core.config import Config
 from habitus.core.errors import ConfigError, nearest
 from habitus.tokens.batch import EventBatch
 from habitus.tokens.events import EventShape
+from habitus.tokens.gaps import NEVER
 
 CLOCK = ("weekday", "slot")  # follow from the instant of an event, so no head predicts them
 PAPER = ("weekday", "slot", "place", "type")
@@ -368,8 +369,11 @@ class BehaveGPT(nn.Module):
         return _logits(self._plain(field), self._table(field), self.embed(batch))
 
     def chain_logits(self, u: Tensor, field: str) -> Tensor:
-        """Give the logits of a link (.. n_rows) from its u (.. D); u of the first link is `forward`'s vector."""
-        return _logits(self._link(field).head, self._table(field), u)
+        """Give the logits of a link (.. n_rows) from its u (.. D); u of the first link is `forward`'s vector.
+
+        Of a gap, id 1 is an outcome too, never (see `tokens.gaps`): its logit is 0, and all others are told from there.
+        """
+        return _logits(self._link(field).head, self._table(field), u, NEVER if field == "gap" else FIRST)
 
     def chain_tell(self, u: Tensor, field: str, ids: Tensor) -> Tensor:
         """Tell the next link what was drawn: `ids` (.. n_fields) holds `field`, and the clock after a gap. Gives u'."""
@@ -405,10 +409,9 @@ def key(field: str) -> str:
     return f"of_{field}"
 
 
-def _logits(head: Head, table: Tensor | None, u: Tensor) -> Tensor:
+def _logits(head: Head, table: Tensor | None, u: Tensor, first: int = FIRST) -> Tensor:
     logits = F.linear(head.query(u), *head.output(table))
-    never = torch.arange(logits.shape[-1], device=logits.device) < FIRST
-    return logits.masked_fill(never, -torch.inf)
+    return logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) < first, -torch.inf)
 
 
 def _inputs(config: BehaveGPTConfig, names: list[str]) -> tuple[str, ...]:

@@ -174,13 +174,13 @@ class _Rollout:
         time = self._gap_draw(p, silence, event, 0)
         if self.rules is None or self.tally is None:
             return time
-        is_refused = self.rules.refuses(time, self.zone, self.tally) & is_alive
+        is_refused = self.rules.refuses(time, self.zone, self.tally) & is_alive & (time < self.start.end)
         n_first = int(is_refused.sum())
         for attempt in range(1, N_TRIES):
             if not is_refused.any():
                 break
             time = np.where(is_refused, self._gap_draw(p, silence, event, attempt), time)
-            is_refused &= self.rules.refuses(time, self.zone, self.tally)
+            is_refused &= self.rules.refuses(time, self.zone, self.tally) & (time < self.start.end)
         if is_refused.any():
             time = np.where(is_refused, self.rules.next_opening(time, self.zone, self.tally), time)
         if self.rules.limits_time:
@@ -192,7 +192,7 @@ class _Rollout:
         suffix = f" {attempt}" if attempt else ""
         ids = pick(p, self._uniform("gap" + suffix, event))
         seconds = self.gaps.draw(ids, self._uniform("within gap" + suffix, event), silence).numpy()
-        time = self.time + np.minimum(seconds, 2**40).astype(np.int64)
+        time = np.minimum(self.time + seconds.astype(np.int64), self.start.end)
         return time if silence is None else np.maximum(time, self.start.begin)
 
     def _next_fields(self, event: int, time: np.ndarray, is_alive: np.ndarray) -> tuple[Tensor, np.ndarray]:

@@ -1,7 +1,7 @@
 """Bins of the time between two events, as distributions: silence so far, silence to come, and draws within a bin.
 
-A gap id is 0 (padding), 1 (unknown), 2 (exactly 0 seconds), then 3.. for bins between `edges`. Within a bin the gap is
-log-uniform. After a silence that is longer than all edges, the gap g > s has P(g > x) = s / x.
+A gap id is 0 (padding), 1 (unknown as an input; as an outcome: longer than every gap of training, so never), 2 (exactly
+0 seconds), then 3.. for bins between `edges`. Within a bin the gap is log-uniform.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NEVER = 1  # the outcome of a user who does not come back
+FOREVER = 2.0**40  # seconds
 TIE = 2  # the id of a gap of exactly 0
 
 
@@ -39,43 +41,39 @@ class GapBins:
     def beyond(self, seconds: Tensor) -> Tensor:
         """Give the share of each id's gaps that are longer than `seconds` (n): n x n_rows in [0, 1].
 
-        A gap of 0 is never longer than 0 seconds.
+        A gap of 0 is not longer than 0 seconds; never is longer than anything.
         """
         at = seconds.to(self.log_edges).clamp(min=1e-9).log()[:, None]
         low, high = self.log_edges[:-1], self.log_edges[1:]
         share = ((high - at) / (high - low)).clamp(0, 1)
-        return torch.cat([torch.zeros(len(share), TIE + 1, dtype=share.dtype, device=share.device), share], dim=1)
+        found = torch.cat([torch.zeros(len(share), TIE + 1, dtype=share.dtype, device=share.device), share], dim=1)
+        found[:, NEVER] = 1
+        return found
 
     def log_survival(self, log_p: Tensor, seconds: Tensor) -> Tensor:
-        """Give log P(gap > seconds), n, for log probabilities (n x n_rows).
-
-        Silence that reaches into the last bin says no more than half of that bin (in log seconds) says.
-        """
-        share = self.beyond(seconds.to(self.log_edges).clamp(max=self.log_edges[-2:].mean().exp())).to(log_p)
+        """Give log P(gap > seconds), n, for log probabilities (n x n_rows)."""
+        share = self.beyond(seconds).to(log_p)
         return torch.logsumexp(log_p + share.clamp(min=1e-30).log(), dim=1)
 
     def after(self, p: Tensor, elapsed: Tensor) -> Tensor:
         """Give probabilities (n x n_rows) of a gap given that nothing happened for `elapsed` (n) seconds.
 
-        Where no bin reaches that far, the last one has all of the mass.
+        Where no bin reaches that far, all of the mass is on never.
         """
         kept = p * self.beyond(elapsed).to(p)
         total = kept.sum(dim=1, keepdim=True)
         last = torch.zeros_like(kept)
-        last[:, -1] = 1
+        last[:, NEVER] = 1
         return torch.where(total > 1e-30, kept / total.clamp(min=1e-30), last)
 
     def draw(self, ids: Tensor, uniform: Tensor, elapsed: Tensor | None = None) -> Tensor:
         """Give seconds (n, f64) within the bins of `ids` (n), above `elapsed` (n) where it is given."""
         place = (ids - TIE - 1).clamp(min=0)
         low, high = self.log_edges[place], self.log_edges[place + 1]
-        uniform = uniform.to(low)
-        if elapsed is None:
-            return torch.where(ids <= TIE, 0.0, (low + uniform * (high - low)).exp())
-        silence = elapsed.to(low).clamp(min=1e-9)
-        low = torch.maximum(low, silence.log())
-        tail = silence / (1 - uniform).clamp(min=1e-6)
-        return torch.where(ids <= TIE, 0.0, torch.where(low < high, (low + uniform * (high - low)).exp(), tail))
+        if elapsed is not None:
+            low = torch.maximum(low, elapsed.to(low).clamp(min=1e-9).log()).minimum(high)
+        seconds = (low + uniform.to(low) * (high - low)).exp()
+        return torch.where(ids == NEVER, FOREVER, torch.where(ids <= TIE, 0.0, seconds))
 
     def encode(self, seconds: Tensor) -> Tensor:
         """Give the ids (n) of gaps in seconds (n); beyond the edges the nearest bin."""

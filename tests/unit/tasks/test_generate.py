@@ -54,6 +54,8 @@ def futures(store) -> Futures:
     tokens = EventTokenConfig(length=16, n_gap_bins=16, n_amount_bins=4)
     spec = fit_event_spec(store, tokens, EventSplit.parse({"protocol": "time", **days}))
     model = BehaveGPT(BehaveGPTConfig(size="tiny", n_blocks=1), spec.shape).eval()
+    with torch.no_grad():
+        model.chain["of_gap"].head.out.bias.add_(8.0)  # users come back
     return Futures(model, spec, store, _users(store, None, CUTOFF), CUTOFF, 7, 2, DrawConfig(max_events=40))
 
 

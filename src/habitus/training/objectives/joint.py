@@ -11,7 +11,7 @@ from torch import Tensor
 from habitus.core.errors import ConfigError
 from habitus.models.behavegpt import FIRST, BehaveGPT
 from habitus.tokens.batch import EventBatch
-from habitus.tokens.gaps import GapBins
+from habitus.tokens.gaps import NEVER, GapBins
 from habitus.training.objectives import Loss, Objective
 from habitus.training.objectives.robust import Robust, RobustConfig
 
@@ -60,7 +60,8 @@ class JointEvents(Objective):
                     f"at most {FULL_SOFTMAX:,} values", f"{len(counts[name]):,}", where=f"field {name!r}", fix=fix
                 )
         for name in {*links, *plain}:
-            self.register_buffer(f"base_{name}", _log_shares(counts[name]))
+            first = NEVER if name == "gap" else FIRST
+            self.register_buffer(f"base_{name}", _log_shares(counts[name], first))
         config = robust or RobustConfig()
         self.robust = torch.nn.ModuleDict(
             {f"of {name}": Robust(config, counts["type"].float()) for name in self.names if name.endswith("type")}
@@ -121,8 +122,8 @@ class JointEvents(Objective):
         return value, total.detach(), n, base
 
 
-def _log_shares(counts: Tensor) -> Tensor:
-    """Log of the training shares; a value that training lacks counts as half a row; padding and unknown have none."""
+def _log_shares(counts: Tensor, first: int) -> Tensor:
+    """Log of the training shares; a value that training lacks counts as half a row; ids below `first` have none."""
     counts = counts.float().clamp(min=0.5)
-    counts[:FIRST] = 0
+    counts[:first] = 0
     return (counts / counts.sum()).clamp(min=1e-30).log()
