@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--epochs", type=int, help="instead of those of the log")
     parser.add_argument("--run", help="a trained run to judge instead")
     options = parser.parse_args()
     if options.speed:
@@ -70,7 +71,7 @@ def main() -> None:
         if name != "rules" and not DATA.is_dir():
             print(f"  {name}: left out, no folder {DATA}; set HABITUS_DATA")
         else:
-            study(name, options.seed, options.samples, n_users=N_USERS, epochs=EPOCHS[name])
+            study(name, options.seed, options.samples, n_users=N_USERS, epochs=options.epochs or EPOCHS[name])
 
 
 def study(name: str, seed: int, n_samples: int, *, n_users: int, epochs: int) -> None:
