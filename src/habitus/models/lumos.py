@@ -108,7 +108,10 @@ class LumosConfig(Config):
 
 @dataclass(frozen=True)
 class LumosShape:
-    """What the data imply: widths of a batch, lengths of the time line, outputs per target."""
+    """What the data imply: widths of a batch, lengths of the time line, outputs per target.
+
+    `is_straight` says per window target whether the linear way of `profile_gain` reaches it; empty for all of them.
+    """
 
     n_activity: int
     n_known: int
@@ -117,6 +120,7 @@ class LumosShape:
     horizon: int
     outputs: tuple[int, ...] = ()
     day_outputs: tuple[int, ...] = ()
+    is_straight: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -271,9 +275,12 @@ class Straight(nn.Module):
         super().__init__()
         self.gain, self.dropout = config.profile_gain, nn.Dropout(config.dropout)
         self.line = Linear(shape.n_profile, sum(shape.outputs))
+        is_open = torch.tensor(shape.is_straight or (True,) * len(shape.outputs))
+        self.is_open: Tensor
+        self.register_buffer("is_open", is_open.repeat_interleave(torch.tensor(shape.outputs)), persistent=False)
 
     def forward(self, profile: Tensor) -> Tensor:
-        return self.gain * self.line(self.dropout(profile))
+        return self.gain * self.line(self.dropout(profile)) * self.is_open
 
 
 class Pool(nn.Module):

@@ -30,7 +30,8 @@ class TargetConfig(Config):
     """A declared target and how it is modelled.
 
     `head` defaults by what is measured: binary for any and none, days for days, count for count and sessions, ziln for
-    sum. With `per_day` the model also forecasts each day of the horizon.
+    sum. With `per_day` the model also forecasts each day of the horizon. `is_straight = false` keeps the linear way of the
+    model's `profile_gain` from this target: amounts need it, rare events do not.
     """
 
     name: str
@@ -38,6 +39,7 @@ class TargetConfig(Config):
     head: HeadKind | None = None
     unit: str | None = None
     per_day: bool = False
+    is_straight: bool = True
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

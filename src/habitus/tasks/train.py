@@ -96,7 +96,7 @@ def fit_heads(recipe: Recipe, inputs: Inputs) -> Heads:
     )
 
 
-def shape_of(spec: InputSpec, heads: Heads) -> LumosShape:
+def shape_of(spec: InputSpec, heads: Heads, is_straight: tuple[bool, ...] = ()) -> LumosShape:
     """Give the widths and lengths that a spec and its heads imply for the model."""
     return LumosShape(
         n_activity=len(spec.features),
@@ -106,6 +106,7 @@ def shape_of(spec: InputSpec, heads: Heads) -> LumosShape:
         horizon=spec.horizon,
         outputs=tuple(n_outputs(head) for head in heads.window),
         day_outputs=tuple(n_outputs(head) for head in heads.day),
+        is_straight=is_straight,
     )
 
 
@@ -136,7 +137,7 @@ def _plan(run: Run) -> Plan:
         train=inputs,
         valid=prepare(store, spec, parts["valid"]),
         everything=everything,
-        shape=shape_of(spec, heads),
+        shape=shape_of(spec, heads, tuple(t.is_straight for t in recipe.targets)),
         config=config,
         linear={name: linear_start(heads, found) for name, found in passes.items() if found is not None},
     )

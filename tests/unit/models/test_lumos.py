@@ -131,6 +131,18 @@ def test_a_linear_way_from_the_profile_starts_at_nothing_and_knows_no_bound() ->
     torch.testing.assert_close(after.day, before.day)
 
 
+def test_the_linear_way_is_open_for_the_targets_named_alone() -> None:
+    shape = LumosShape(3, 12, 4, 30, 7, outputs=(1, 3), is_straight=(False, True))
+    model, batch = Lumos(LumosConfig(size="tiny", profile_gain=1.0), shape).eval(), day_batch(5, shape)
+    before = model(batch).window
+    assert model.straight is not None
+    with torch.no_grad():
+        model.straight.line.weight.fill_(1.0)
+    after = model(batch).window
+    torch.testing.assert_close(after[:, :1], before[:, :1], atol=0.0, rtol=0.0)
+    assert not torch.isclose(after[:, 1:], before[:, 1:]).any()
+
+
 def test_a_glance_tells_every_day_of_the_others() -> None:
     """Without it, an event of the last day alone cannot reach the query of the first day."""
     shape = LumosShape(3, 4, 2, 40, 5, day_outputs=(1,))
@@ -175,9 +187,7 @@ def test_taste_weighs_the_events_of_a_day_by_the_profile_alone() -> None:
     batch = day_batch(3, shape, n_targets=1, n_days=5, seed=0)
     before = model(batch)
     with torch.no_grad():
-        model.taste.line.weight[SPEC["n_known"] + 4, 1] = (
-            0.5  # day output 1, known number 4, column 1
-        )
+        model.taste.line.weight[SPEC["n_known"] + 4, 1] = 0.5  # day output 1, known number 4, column 1
         after = model(batch)
     moved = after.day - before.day
     expected = 2.0 * 0.5 * batch.profile[:, None, 1] * batch.known_future[..., 4]
