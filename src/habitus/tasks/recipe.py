@@ -30,8 +30,8 @@ class TargetConfig(Config):
     """A declared target and how it is modelled.
 
     `head` defaults by what is measured: binary for any and none, days for days, count for count and sessions, ziln for
-    sum. With `per_day` the model also forecasts each day of the horizon. `is_straight = false` keeps the linear way of the
-    model's `profile_gain` from this target: amounts need it, rare events do not.
+    sum. With `per_day` the model also forecasts each day of the horizon. `is_straight = false` closes the linear way of
+    the model's `profile_gain` to this target: amounts need it, rare events do not.
     """
 
     name: str
