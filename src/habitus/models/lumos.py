@@ -275,12 +275,11 @@ class Straight(nn.Module):
         super().__init__()
         self.gain, self.dropout = config.profile_gain, nn.Dropout(config.dropout)
         self.line = Linear(shape.n_profile, sum(shape.outputs))
-        is_open = torch.tensor(shape.is_straight or (True,) * len(shape.outputs))
-        self.is_open: Tensor
-        self.register_buffer("is_open", is_open.repeat_interleave(torch.tensor(shape.outputs)), persistent=False)
+        is_straight = shape.is_straight or (True,) * len(shape.outputs)
+        self.is_open = [float(is_it) for is_it, n in zip(is_straight, shape.outputs) for _ in range(n)]
 
     def forward(self, profile: Tensor) -> Tensor:
-        return self.gain * self.line(self.dropout(profile)) * self.is_open
+        return self.gain * self.line(self.dropout(profile)) * profile.new_tensor(self.is_open)
 
 
 class Pool(nn.Module):
