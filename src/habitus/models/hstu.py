@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from habitus.core.config import Config
 from habitus.core.errors import ConfigError
-from habitus.models.layers.catalogue import catalogue_scores, check_field, last, lookup
+from habitus.models.layers.catalogue import Tied, lookup
 from habitus.tokens.batch import EventBatch
 from habitus.tokens.events import EventShape
 
@@ -83,7 +83,7 @@ class Block(nn.Module):
         return x + self.out(self.dropout(self.mixed_norm(mixed) * u))
 
 
-class HSTU(nn.Module):
+class HSTU(Tied):
     """Events with their instants in, a state per position out; logits are products with the item table (tied).
 
     Parameters
@@ -154,21 +154,3 @@ class HSTU(nn.Module):
             asked = batch.next_time
         gap = (asked[:, :, None] - batch.time[:, None, :]).clamp(min=1)
         return (gap.double().log() / LOG_STEP).long().clamp(max=N_BUCKETS - 1)
-
-    def query(self, hidden: Tensor, field: str) -> Tensor:
-        """Give what is compared with the rows of `output`: the state itself."""
-        check_field(field, self.config.field)
-        return hidden
-
-    def output(self, field: str) -> tuple[Tensor, Tensor | None]:
-        """Give the table [V, D] and no bias."""
-        check_field(field, self.config.field)
-        return self.table, None
-
-    def scores(self, batch: EventBatch, field: str) -> Tensor:
-        """Give B V logits of what follows the last event of each row, -inf for padding and unknown."""
-        return catalogue_scores(self.query(self.embed(batch), field), *self.output(field))
-
-    def embed(self, batch: EventBatch) -> Tensor:
-        """Give B D, the state after the last event of each row."""
-        return last(self(batch), batch.length)

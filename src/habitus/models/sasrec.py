@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from habitus.core.config import Config
-from habitus.models.layers.catalogue import catalogue_scores, check_field, last, lookup
+from habitus.models.layers.catalogue import Tied, lookup
 from habitus.tokens.batch import EventBatch
 from habitus.tokens.events import EventShape
 
@@ -111,7 +111,7 @@ class GatedBlock(nn.Module):
         return x + self.dropout(self.feed_gate(x).sigmoid() * fed)
 
 
-class SASRec(nn.Module):
+class SASRec(Tied):
     """Events in, a state per position out; logits are products with the item table (tied).
 
     Parameters
@@ -173,21 +173,3 @@ class SASRec(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
-
-    def query(self, hidden: Tensor, field: str) -> Tensor:
-        """Give what is compared with the rows of `output`: the state itself."""
-        check_field(field, self.config.field)
-        return hidden
-
-    def output(self, field: str) -> tuple[Tensor, Tensor | None]:
-        """Give the table [V, D] and no bias."""
-        check_field(field, self.config.field)
-        return self.table, None
-
-    def scores(self, batch: EventBatch, field: str) -> Tensor:
-        """Give B V logits of what follows the last event of each row, -inf for padding and unknown."""
-        return catalogue_scores(self.query(self.embed(batch), field), *self.output(field))
-
-    def embed(self, batch: EventBatch) -> Tensor:
-        """Give B D, the state after the last event of each row."""
-        return last(self(batch), batch.length)

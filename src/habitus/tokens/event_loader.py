@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from habitus.tokens.batch import EventBatch
 from habitus.tokens.event_split import EventPart, EventSplit
 from habitus.tokens.event_table import EventTable, event_table
 from habitus.tokens.events import UNKNOWN, EventSpec
+from habitus.tokens.place import Place
 
 if TYPE_CHECKING:
     from habitus.data.store import Store
@@ -191,7 +192,7 @@ def assemble_events(inputs: EventInputs, rows: np.ndarray) -> EventBatch:
     )
 
 
-class EventLoader:
+class EventLoader(Place):
     """Iterate over batches of stretches, the same order for the same (seed, epoch), resumable after any batch.
 
     Parameters
@@ -212,9 +213,9 @@ class EventLoader:
     ) -> None:
         if len(inputs) == 0:
             raise TrainingError("at least one stretch of events", "none", fix="check the split")
+        super().__init__(seed)
         self.inputs, self.tokens_per_batch = inputs, tokens_per_batch
-        self.is_training, self.seed = is_training, seed
-        self.epoch, self.batch = 0, 0
+        self.is_training = is_training
         self.seconds, self.n_tokens, self.n_places = 0.0, 0, 0
         self._plan: tuple[int, list[np.ndarray]] | None = None
 
@@ -237,20 +238,6 @@ class EventLoader:
             self.batch += 1  # counted before the batch is handed out: a state saved while it is used starts after it
             yield made
         self.batch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next, from its first batch."""
-        self.epoch, self.batch = epoch, 0
-
-    def state_dict(self) -> dict[str, int]:
-        """Give the place in the epoch: enough to go on with the next batch."""
-        return {"epoch": self.epoch, "batch": self.batch, "seed": self.seed}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken. Errors: `TrainingError` for a state of another seed."""
-        if state["seed"] != self.seed:
-            raise TrainingError(f"a state of seed {self.seed}", f"seed {state['seed']}", where="loader state")
-        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
 
     def _batches(self) -> list[np.ndarray]:
         epoch = self.epoch if self.is_training else 0

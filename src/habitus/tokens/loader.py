@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from habitus.tokens.known_events import (
     notable_days,
     shared_table,
 )
+from habitus.tokens.place import Place
 from habitus.tokens.spec import InputSpec, check_fits
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def future_events(inputs: Inputs, rows: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(future)
 
 
-class DayLoader:
+class DayLoader(Place):
     """Iterate over batches of samples, the same order for the same (seed, epoch), resumable after any batch.
 
     Parameters
@@ -181,9 +182,9 @@ class DayLoader:
     ) -> None:
         if len(inputs) == 0:
             raise TrainingError("at least one sample", "none", fix="check the cut-offs and who is eligible")
+        super().__init__(seed)
         self.inputs, self.batch_size, self.per_user = inputs, batch_size, per_user
-        self.is_training, self.seed = is_training, seed
-        self.epoch, self.batch = 0, 0
+        self.is_training = is_training
         self._length = _lengths(inputs)
         self.seconds, self.n_tokens, self.n_places = 0.0, 0, 0
         self._plan: tuple[int, list[np.ndarray]] | None = None
@@ -202,20 +203,6 @@ class DayLoader:
             self.batch += 1  # counted before the batch is handed out: a state saved while it is used starts after it
             yield made
         self.batch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next, from its first batch."""
-        self.epoch, self.batch = epoch, 0
-
-    def state_dict(self) -> dict[str, int]:
-        """Give the place in the epoch: enough to go on with the next batch."""
-        return {"epoch": self.epoch, "batch": self.batch, "seed": self.seed}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken. Errors: `TrainingError` for a state of another seed."""
-        if state["seed"] != self.seed:
-            raise TrainingError(f"a state of seed {self.seed}", f"seed {state['seed']}", where="loader state")
-        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
 
     def _make(self, rows: np.ndarray) -> DayBatch:
         share = self.inputs.spec.tokens.history_dropout

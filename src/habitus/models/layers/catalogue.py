@@ -1,12 +1,15 @@
-"""The last state of a row, compared with every row of an output table."""
+"""The last state of a row, compared with every row of an output table, and the models whose table is tied."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from habitus.core.errors import ConfigError
+from habitus.tokens.batch import EventBatch
 
 FIRST = 2  # ids below are padding and unknown: never an answer
 BY_ROW = "is_by_row"  # mark of a table whose gradient is kept for the rows read alone
@@ -47,3 +50,31 @@ def check_field(asked: str, own: str) -> None:
     """Refuse a field that a model of one field does not predict. Errors: `ConfigError`."""
     if asked != own:
         raise ConfigError(f"the field this model predicts, {own!r}", repr(asked), where="field")
+
+
+class Tied(nn.Module):
+    """What models of one field share whose states are compared with their own table: `table` V D, and `config.field`.
+
+    `forward` gives the state after each event, B T D; the rest of the interface of a model of events follows from it.
+    """
+
+    config: Any
+    table: nn.Parameter
+
+    def query(self, hidden: Tensor, field: str) -> Tensor:
+        """Give what is compared with the rows of `output`: the state itself."""
+        check_field(field, self.config.field)
+        return hidden
+
+    def output(self, field: str) -> tuple[Tensor, Tensor | None]:
+        """Give the table [V, D] and no bias."""
+        check_field(field, self.config.field)
+        return self.table, None
+
+    def scores(self, batch: EventBatch, field: str) -> Tensor:
+        """Give B V logits of what follows the last event of each row, -inf for padding and unknown."""
+        return catalogue_scores(self.query(self.embed(batch), field), *self.output(field))
+
+    def embed(self, batch: EventBatch) -> Tensor:
+        """Give B D, the state after the last event of each row."""
+        return last(self(batch), batch.length)
