@@ -29,6 +29,10 @@ SOURCES = {
     "simulator": "habitus.data.sources.simulator:simulated_log",
     "tail_world": "habitus.data.sources.event_worlds:tail_world",
     "rules_world": "habitus.data.sources.event_worlds:rules_world",
+    "wide_world": "habitus.data.sources.interest_worlds:wide_world",
+    "long_memory_world": "habitus.data.sources.interest_worlds:long_memory_world",
+    "twins_world": "habitus.data.sources.interest_worlds:twins_world",
+    "drift_world": "habitus.data.sources.interest_worlds:drift_world",
 }
 
 
