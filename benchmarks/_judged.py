@@ -25,6 +25,8 @@ class Judged:
         Between forecast and true effect over the users the event addresses; NaN where the true effect is 0 for all.
     correlation_all
         The same over all users.
+    reading
+        "window" or "days": which of the two readings of the effect this is.
     total, low, high
         Forecast effect summed over users with its 90 % interval.
     true_total
@@ -37,6 +39,7 @@ class Judged:
     event: str
     type: str
     target: str
+    reading: str
     n_addressed: int
     correlation: float
     correlation_all: float
@@ -76,26 +79,31 @@ def judge(run: Run, world: World, draw: int, event_type: str = "purchase") -> li
         for target in [t.name for t in run.recipe.targets]:
             row = next(r for r in section["rows"] if r["calendar"] == asked and r["target"] == target)
             mine = answers.filter(calendar=asked, target=target)
-            found.append(_one(draw, target, row, mine.join(of_event, on="user")))
+            both = mine.join(of_event, on="user")
+            found.append(_one(draw, target, "window", row, both))
+            if row["day_difference"] is not None:
+                found.append(_one(draw, target, "days", row, both))
     return found
 
 
-def _one(draw: int, target: str, row: dict, table: pl.DataFrame) -> Judged:
+def _one(draw: int, target: str, reading: str, row: dict, table: pl.DataFrame) -> Judged:
     measure = MEASURE[target]
-    forecast, true = -table["difference"].to_numpy(), table[f"{measure}_effect"].to_numpy()
+    column, prefix = {"window": ("difference", ""), "days": ("by_days", "day_")}[reading]
+    forecast, true = -table[column].to_numpy(), table[f"{measure}_effect"].to_numpy()
     is_sent = table["is_addressed"].to_numpy()
     return Judged(
         draw=draw,
         event=table["event"][0],
         type=table["planted_type"][0],
         target=target,
+        reading=reading,
         n_addressed=int(is_sent.sum()),
         correlation=_correlation(forecast[is_sent], true[is_sent]),
         correlation_all=_correlation(forecast, true),
         rmse=float(np.sqrt(np.mean((forecast - true)[is_sent] ** 2))),
         total=float(forecast.sum()),
-        low=np.nan if row["high"] is None else -row["high"],
-        high=np.nan if row["low"] is None else -row["low"],
+        low=np.nan if row[f"{prefix}high"] is None else -row[f"{prefix}high"],
+        high=np.nan if row[f"{prefix}low"] is None else -row[f"{prefix}low"],
         true_total=float(true.sum()),
         base=float(table[measure].sum()),
     )

@@ -219,9 +219,9 @@ def _scores(metrics: dict[str, Any]) -> dict[str, float]:
 
 def _print_judged(judged: list[Judged], world: str) -> None:
     for kind in dict.fromkeys(j.type for j in judged):
-        for target in dict.fromkeys(j.target for j in judged):
-            rows = [j for j in judged if (j.type, j.target) == (kind, target)]
-            title = f"{world}: {kind} on {target}"
+        for target, reading in dict.fromkeys((j.target, j.reading) for j in judged):
+            rows = [j for j in judged if (j.type, j.target, j.reading) == (kind, target, reading)]
+            title = f"{world}: {kind} on {target}, by {reading}"
             held = sum(j.is_covered for j in rows)
             if any(j.true_total for j in rows):
                 values = [j.correlation for j in rows]

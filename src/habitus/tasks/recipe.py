@@ -69,10 +69,15 @@ class TargetConfig(Config):
 
 
 class LoaderConfig(Config):
-    """How samples become batches: samples per batch, and cut-offs drawn per user and epoch (0 takes all)."""
+    """How samples become batches: samples per batch, and cut-offs drawn per user and epoch (0 takes all).
+
+    With `bag_days`, each member of the ensemble trains on its own draw of blocks of so many days, so that the intervals
+    of a what-if also hold the chance of which dates were seen.
+    """
 
     batch_size: int = Field(default=256, ge=1)
     per_user: int = Field(default=4, ge=0)
+    bag_days: int | None = Field(default=None, ge=1)
 
 
 class GateConfig(Config):

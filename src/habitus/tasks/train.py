@@ -178,6 +178,7 @@ def _fit(
         batch_size=recipe.loader.batch_size,
         per_user=recipe.loader.per_user or None,
         is_training=True,
+        bag_days=recipe.loader.bag_days,
         seed=seed,
     )
     config = recipe.training.model_copy(update={"seed": seed})

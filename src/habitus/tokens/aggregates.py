@@ -15,6 +15,7 @@ import polars as pl
 
 from habitus.core.config import Config
 from habitus.core.errors import CutoffError
+from habitus.tokens.crowd import crowd
 from habitus.tokens.known_events import known_events
 from habitus.tokens.known_future import known_future, known_items, known_past
 
@@ -60,6 +61,7 @@ class AggregateSpec(Config):
     categories: tuple[tuple[str, tuple[str, ...]], ...] = ()  # profile column, its values; the code is the place
     event_types: tuple[str, ...] = ()  # of the calendar
     item_types: tuple[str, ...] = ()  # those of them that name the items they are about
+    crowd: tuple[int, ...] = ()  # windows over all users, days
 
 
 def aggregate_spec(
@@ -148,6 +150,8 @@ def aggregates(
         until = int(cutoff.min()) if cutoff.size else int(store.first_day)
         spec = aggregate_spec(store, until=until, calendar=calendar)
     columns = _past_columns(store, user, cutoff, horizon, spec) | _profile(store.profiles, user, cutoff, spec)
+    if spec.crowd:
+        columns |= crowd(store, cutoff, spec.types, spec.crowd)
     future: dict[str, np.ndarray] = {}
     if calendar is not None:
         columns, future = _calendar_columns(store, calendar, user, cutoff, horizon, spec, columns)

@@ -166,6 +166,10 @@ class DayLoader(Place):
         Cut-offs drawn per user and epoch (consecutive windows of a user are near copies); None takes all.
     is_training
         Shuffle, draw, and drop histories as `spec.tokens.history_dropout` says. Otherwise samples come in bucket order.
+    bag_days
+        In training, draw blocks of so many days with replacement, once per seed: samples whose cut-off lies in a block
+        come as often as it was drawn. Members of an ensemble then disagree as much as other dates would have made them.
+        None takes every date once.
 
     `seconds` counts the time spent making batches; `n_tokens` and `n_places` the days served and the places they took,
     so that the padding share is `1 - n_tokens / n_places`.
@@ -178,13 +182,14 @@ class DayLoader(Place):
         batch_size: int = 256,
         per_user: int | None = None,
         is_training: bool = False,
+        bag_days: int | None = None,
         seed: int = 0,
     ) -> None:
         if len(inputs) == 0:
             raise TrainingError("at least one sample", "none", fix="check the cut-offs and who is eligible")
         super().__init__(seed)
         self.inputs, self.batch_size, self.per_user = inputs, batch_size, per_user
-        self.is_training = is_training
+        self.is_training, self.bag_days = is_training, bag_days
         self._length = _lengths(inputs)
         self.seconds, self.n_tokens, self.n_places = 0.0, 0, 0
         self._plan: tuple[int, list[np.ndarray]] | None = None
@@ -223,7 +228,9 @@ class DayLoader(Place):
     def _plan_training(self) -> list[np.ndarray]:
         """Draw cut-offs per user, shuffle, sort by length inside large buckets, shuffle the batches."""
         random = generator(self.seed, "order", self.epoch)
-        chosen = _drawn(self.inputs.samples, self.per_user, derive(self.seed, "draw", self.epoch))
+        samples = self.inputs.samples
+        times = None if self.bag_days is None else _bagged(samples.cutoff, self.bag_days, self.seed)
+        chosen = _drawn(samples, self.per_user, derive(self.seed, "draw", self.epoch), times)
         shuffled = random.permutation(chosen)
         batches: list[np.ndarray] = []
         for bucket in _split(shuffled, self.batch_size * BUCKET):
@@ -263,16 +270,28 @@ def _split_by_length(rows: np.ndarray, length: np.ndarray, size: int) -> list[np
     return batches
 
 
-def _drawn(samples: Samples, per_user: int | None, seed: int) -> np.ndarray:
-    """Choose at most `per_user` samples of each user, by a draw that depends on user and cut-off alone."""
+def _bagged(cutoff: np.ndarray, n_days: int, seed: int) -> np.ndarray:
+    """Draw blocks of `n_days` with replacement, as many as there are; give how often each sample's block came."""
+    blocks, place = np.unique((cutoff.astype(np.int64) - int(cutoff.min())) // n_days, return_inverse=True)
+    drawn = generator(seed, "blocks of days").integers(len(blocks), size=len(blocks))
+    return np.bincount(drawn, minlength=len(blocks))[place]
+
+
+def _drawn(samples: Samples, per_user: int | None, seed: int, times: np.ndarray | None = None) -> np.ndarray:
+    """Choose at most `per_user` samples of each user, by a draw that depends on user and cut-off alone.
+
+    `times` int64 [n] says how often a sample is there, 0 for not at all.
+    """
+    every = np.arange(len(samples)) if times is None else np.repeat(np.arange(len(samples)), times)
     if per_user is None:
-        return np.arange(len(samples))
-    draw = uniforms(seed, samples.user.astype(np.int64) * 2**24 + samples.cutoff)
-    order = np.lexsort((draw, samples.user))
-    users = samples.user[order]
+        return every
+    again = np.zeros(len(every), np.int64) if times is None else np.arange(len(every)) - np.searchsorted(every, every)
+    draw = uniforms(seed, (samples.user.astype(np.int64) * 2**24 + samples.cutoff)[every] + again * 2**50)
+    order = np.lexsort((draw, samples.user[every]))
+    users = samples.user[every][order]
     starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    return np.sort(order[rank < per_user])
+    return np.sort(every[order[rank < per_user]])
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from habitus.core.seeds import generator
 from habitus.data.calendar import Calendar
 from habitus.data.cutoffs import Samples, ranges, rows_until
 from habitus.data.targets import Target
+from habitus.tokens import crowd
 from habitus.tokens.aggregates import Aggregates, AggregateSpec, aggregate_spec, aggregates
 from habitus.tokens.days import DayTable, day_table
 from habitus.tokens.fields import Scaler
@@ -35,7 +36,8 @@ class TokenConfig(Config):
     `summary = "windows"` puts windowed aggregates of the whole life into the profile, beside its own columns;
     `"profile"` leaves the profile's columns and the tenure. `known` says which part of the calendar a model may see:
     that of past days, of future days, both or neither (an ablation). The rest looks like days on which nothing is known
-    of any event; weekday and day of the year stay, for they need no calendar.
+    of any event; weekday and day of the year stay, for they need no calendar. With `has_crowd` the profile also says
+    how busy the whole log has been of late (see `tokens.crowd`).
     """
 
     history: int = Field(default=180, ge=1)  # days
@@ -45,6 +47,7 @@ class TokenConfig(Config):
     summary: Literal["windows", "profile"] = "windows"
     history_dropout: float = Field(default=0.05, ge=0, lt=1)  # share of training samples whose past is one start token
     known: Literal["all", "past", "future", "none"] = "all"
+    has_crowd: bool = False
 
     @property
     def sees_past(self) -> bool:
@@ -75,7 +78,14 @@ class ProfileEncoder:
 
     @classmethod
     def fit(
-        cls, store: Store, samples: Samples, summary: str, *, horizon: int, calendar: Calendar | None = None
+        cls,
+        store: Store,
+        samples: Samples,
+        summary: str,
+        *,
+        horizon: int,
+        calendar: Calendar | None = None,
+        has_crowd: bool = False,
     ) -> Self:
         """Choose and scale the columns on training samples.
 
@@ -84,8 +94,11 @@ class ProfileEncoder:
         columns = aggregate_spec(store, until=int(samples.cutoff.max()))
         if calendar is not None and store.items is not None:
             columns = columns.model_copy(update={"item_types": calendar.item_types})
+        if has_crowd:
+            columns = columns.model_copy(update={"crowd": crowd.WINDOWS})
         table = _past(store, samples, columns, calendar, horizon)
-        is_chosen = [summary == "windows" or name.startswith("profile.") or "tenure" in name for name in table.names]
+        always = ("profile.", "tenure", "crowd.")
+        is_chosen = [summary == "windows" or name.startswith(always) for name in table.names]
         chosen = tuple(name for name, is_used in zip(table.names, is_chosen) if is_used)
         place = {name: j for j, name in enumerate(table.names)}
         categories = [name for name in chosen if table.is_category[place[name]]]
@@ -242,7 +255,12 @@ def fit_spec(
         activity=Scaler.fit(_rows_seen(store, table, samples, seed)),
         event_types=in_force.types,
         profile=ProfileEncoder.fit(
-            store, samples, config.summary, horizon=horizon, calendar=in_force if config.sees_past else None
+            store,
+            samples,
+            config.summary,
+            horizon=horizon,
+            calendar=in_force if config.sees_past else None,
+            has_crowd=config.has_crowd,
         ),
         targets=targets,
         day_targets=day_targets,

@@ -255,3 +255,25 @@ def test_no_samples_is_an_error_and_an_empty_batch_is_not(make_store, shop):
     nobody = prepare(store, inputs.spec, Samples(np.zeros(0, np.int64), np.zeros(0, np.int32)))
     with pytest.raises(TrainingError):
         DayLoader(nobody)
+
+
+def test_a_bag_of_dates_is_drawn_per_seed_and_repeats_whole_blocks(make_store, shop):
+    store = make_store(shop)
+    spec = _fitted(store)
+    inputs = prepare(store, spec, samples_at(store, START + np.arange(20, 90, 5, dtype=np.int32)))
+
+    def times(seed: int, per_user: int | None = None) -> np.ndarray:
+        loader = DayLoader(inputs, batch_size=64, is_training=True, per_user=per_user, bag_days=10, seed=seed)
+        return np.bincount(torch.cat([batch.sample for batch in loader]).numpy(), minlength=len(inputs))
+
+    one, two = times(1), times(2)
+    block = (inputs.samples.cutoff - inputs.samples.cutoff.min()) // 10
+    assert all(len(set(one[block == b])) == 1 for b in np.unique(block))  # a block comes whole
+    assert sum(one[block == b][0] for b in np.unique(block)) == len(np.unique(block))  # as many draws as blocks
+    assert (one == 0).any()
+    assert one.max() > 1
+    assert not np.array_equal(one, two)
+    assert np.array_equal(one, times(1))
+    few = times(1, per_user=3)
+    assert not few[one == 0].any()
+    assert np.bincount(inputs.samples.user, few).max() == 3
