@@ -15,13 +15,14 @@ from habitus.cli.failures import guarded
 from habitus.cli.generate import generate
 from habitus.cli.ingest import ingest
 from habitus.cli.predict import predict
+from habitus.cli.probe import probe
 from habitus.cli.report import report
 from habitus.cli.scale import scale
 from habitus.cli.simulate import simulate
 from habitus.cli.train import train
 from habitus.cli.whatif import whatif
 
-VERBS = (ingest, append, train, evaluate, predict, whatif, embed, generate, report, scale, simulate)
+VERBS = (ingest, append, train, evaluate, predict, whatif, embed, generate, probe, report, scale, simulate)
 
 app = typer.Typer(
     name="habitus",
