@@ -1,0 +1,1 @@
+"""Will this user respond to this ad? Impressions and a behaviour log in, calibrated probabilities out."""
