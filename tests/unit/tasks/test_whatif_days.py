@@ -51,3 +51,15 @@ def test_more_risk_is_a_larger_chance_and_members_are_read_alike():
 
 def test_a_target_without_a_day_head_is_not_guessed():
     assert np.isnan(implied(DayPlan((-1,), ("sum",)), np.ones((50, 1)), DAY, MORE)).all()
+
+
+def test_days_that_hang_together_move_the_window_less():
+    k = 2.5  # variance of the gamma frailty
+    hazard = -np.log1p(-DAY[:, :, 0]).sum(axis=1)
+    after = -np.log1p(-MORE[:, :, 0]).sum(axis=1)
+    before, truth = 1 - (1 + k * hazard) ** (-1 / k), 1 - (1 + k * after) ** (-1 / k)
+    found = implied(plan("any"), before[:, None], DAY, MORE)[:, 0]
+    assert np.allclose(found, truth)
+    assert np.allclose(implied(plan("none"), 1 - before[:, None], 1 - DAY, 1 - MORE)[:, 0], 1 - truth)
+    in_proportion = 1 - (1 - before) ** (after / hazard)
+    assert (np.abs(found - before) < np.abs(in_proportion - before)).all()

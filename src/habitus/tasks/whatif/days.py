@@ -4,11 +4,13 @@ A window head that met a sale in every window of training cannot tell the sale f
 and without it. So each difference is read twice, and both are shown.
 
     sum, count, days     the days added up
-    any                  1 - (1 - P)^(L' / L)   with L = sum over days of -log(1 - p_day), P the window's own chance
-    none                 P^(L' / L)             with L = sum over days of -log(p_day)
+    any                  1 - (1 + k L')^(-1/k)  with L = sum over days of -log(1 - p_day), P the window's own chance
+    none                 (1 + k L')^(-1/k)      with L = sum over days of -log(p_day)
 
-The last two take from the days only by how much the risk changes (proportional hazards), so that days need not be
-independent; under the first calendar they give the window's own answer.
+The last two let days depend on each other: whoever comes once comes again, and nobody knows who will. That is a risk
+with a gamma-distributed frailty of variance k (Vaupel, Manton and Stallard, 1979), and P and L under the first
+calendar say which k. Under that calendar they give the window's own answer; where P is no less than independent days
+would make it, k is 0 and the risk moves in proportion.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import lambertw
 
 from habitus.tasks.forecast import Heads
 from habitus.tasks.recipe import Recipe
 
 LEAST = 1e-9  # of a chance, and of a risk
+STRAIGHT = 0.999  # from this share of independent days on, the risk moves in proportion
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,23 @@ def from_risks(plan: DayPlan, mean: np.ndarray, first: np.ndarray, risk: np.ndar
     for k, kind in enumerate(plan.aggregation):
         if plan.column[k] >= 0 and kind in ("any", "none"):
             p, now, before = mean[..., k], risk[..., k], first[..., k]
-            ratio = np.where(now == before, 1.0, now / np.maximum(before, LEAST))
-            found[..., k] = np.where(ratio == 1.0, p, 1 - (1 - p) ** ratio if kind == "any" else p**ratio)
+            nothing = 1 - p if kind == "any" else p
+            changed = np.exp(-_hazard(-np.log(np.clip(nothing, LEAST, 1)), before, now))
+            found[..., k] = np.where(now == before, p, 1 - changed if kind == "any" else changed)
     return found
+
+
+def _hazard(hazard: np.ndarray, before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Give -log of the chance of nothing when a risk of `before` becomes `now`; with `before` it was `hazard`.
+
+    log(1 + x) / x = hazard / before has one root x = k before > 0 when the right side is below 1 (Lambert's W).
+    """
+    before = np.maximum(before, LEAST)
+    q = np.clip(hazard / before, LEAST, 1.0)
+    is_frail = q < STRAIGHT
+    safe = np.where(is_frail, q, 0.5)
+    x = -np.real(lambertw(-safe * np.exp(-safe), -1)) / safe - 1
+    return np.where(is_frail, before * np.log1p(x * now / before) / x, hazard * now / before)
 
 
 def _risk(p: np.ndarray, kind: str) -> np.ndarray:
