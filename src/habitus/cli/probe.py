@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from habitus.cli.options import StorePath
+from habitus.cli.options import Cutoff, StorePath
 
 
 def probe(
-    vectors: Annotated[Path, typer.Argument(metavar="VECTORS", help="What `habitus embed` wrote (Parquet).")],
+    vectors: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or what `habitus embed` wrote (Parquet).")
+    ],
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Columns user and labels of 0, 1 or nothing (Parquet or CSV).")
     ] = None,
@@ -26,6 +28,7 @@ def probe(
         list[str] | None, typer.Option(metavar="NAME", help="logistic, mlp or trees; repeatable [default: all].")
     ] = None,
     seeds: Annotated[int, typer.Option(metavar="N", help="How often users are dealt into folds anew.")] = 5,
+    cutoff: Cutoff = None,
     store: StorePath = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the figures go (Parquet).")] = None,
 ) -> None:
@@ -38,5 +41,6 @@ def probe(
 
     given = {"n_seeds": seeds} | ({"heads": tuple(head)} if head else {})
     config = ProbeConfig.parse(given, where="probe")
-    _, text = task(vectors, labels=labels, targets=target or (), store=store, fuse=fuse, config=config, out=out)
+    known = {"labels": labels, "targets": target or (), "store": store, "cutoff": cutoff}
+    _, text = task(vectors, fuse=fuse, config=config, out=out, **known)
     typer.echo(text)

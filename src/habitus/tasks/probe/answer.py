@@ -16,6 +16,7 @@ from habitus.tasks.probe.comparators import hand_aggregates
 from habitus.tasks.probe.features import Block
 from habitus.tasks.probe.table import ProbeConfig, ProbeTable, probe_features
 from habitus.tasks.probe.words import AGGREGATES, as_frame, as_text, verdict
+from habitus.tasks.vectors import read_table, read_vectors
 
 if TYPE_CHECKING:
     from habitus.data.store import Store
@@ -31,6 +32,7 @@ def probe(
     store: str | Path | Store | None = None,
     fuse: bool = False,
     config: ProbeConfig | None = None,
+    cutoff: str | dt.date | None = None,
     out: str | Path | None = None,
 ) -> tuple[ProbeTable, str]:
     """Fit light heads on frozen vectors and say how well labels can be read from them.
@@ -38,7 +40,7 @@ def probe(
     Parameters
     ----------
     vectors
-        What `embed` wrote (or its table): `user`, `as_of`, and `flat` or `vector`.
+        What `embed` wrote, its table, or a run, which is embedded at `cutoff`: `user`, `as_of`, `flat` or `vector`.
     labels
         A file or table: `user` and columns of 0, 1 or null.
     targets
@@ -53,7 +55,7 @@ def probe(
     user. Not a forecast of tomorrow: folds share one cut-off.
     Errors: `ConfigError` for a table without vectors or a missing store, `TargetError` for labels other than 0 and 1.
     """
-    table = _read(vectors)
+    table = read_vectors(vectors, cutoff=cutoff, store=store)
     name = next((column for column in VECTORS if column in table.columns), None)
     if name is None or "user" not in table.columns:
         raise ConfigError("columns user and flat or vector", ", ".join(table.columns), where="vectors")
@@ -61,7 +63,7 @@ def probe(
         raise ConfigError("the store of the log", "none", where="probe", fix="add --store STORE")
     value = table[name].to_numpy().astype(np.float64)
     value = value.reshape(table.height, -1)
-    known = {} if labels is None else _labels(table["user"], _read(labels))
+    known = {} if labels is None else _labels(table["user"], read_table(labels))
     features: dict[str, Any] = {name: value}
     if store is not None and (targets or fuse):
         opened = _open(store)
@@ -142,12 +144,3 @@ def _open(store: Any) -> Store:
     from habitus.data.store import Store
 
     return store if isinstance(store, Store) else Store.open(store)
-
-
-def _read(given: Any) -> pl.DataFrame:
-    if isinstance(given, pl.DataFrame):
-        return given
-    path = Path(given)
-    if not path.is_file():
-        raise ConfigError("a Parquet or CSV file", "no such file", where=str(path))
-    return pl.read_csv(path) if path.suffix == ".csv" else pl.read_parquet(path)

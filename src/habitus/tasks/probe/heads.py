@@ -67,8 +67,16 @@ def _mlp(train: Any, y: np.ndarray, test: Any, held: np.ndarray, seed: int) -> n
     if not sparse.issparse(train):
         train, test = scaled(train, test)
     share = len(held) / len(y)
+    rows: Any = int(np.clip(len(y) // 20, 16, 256))  # rows a step: some twenty steps a pass, however few the rows
     model = MLPClassifier(
-        (HIDDEN,), alpha=1e-2, early_stopping=True, validation_fraction=share, max_iter=60, random_state=seed
+        (HIDDEN,),
+        alpha=1e-2,
+        batch_size=rows,
+        learning_rate_init=3e-3,
+        early_stopping=True,
+        validation_fraction=share,
+        max_iter=60,
+        random_state=seed,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
