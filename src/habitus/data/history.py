@@ -140,6 +140,32 @@ def rows_before(log: BehaviourLog, user: np.ndarray, time: np.ndarray) -> np.nda
     return found
 
 
+def last_runs(history: History, n_tokens: int, *, collapse: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give first and last log row of the last `n_tokens` (T) runs before each of B instants, oldest first, all [B, T].
+
+    A run is cut at the instant. The third array says what is padding, in front; rows there mean nothing. Without
+    `collapse` every event is a run of its own.
+    """
+    begin, end, starts = history.user_start, history.hist_end, history.log.run_start
+    back = np.arange(n_tokens - 1, -1, -1)
+    if not collapse:
+        first = end[:, None] - 1 - back
+        is_pad = first < begin[:, None]
+        first = np.where(is_pad, 0, first)
+        return first, first, is_pad
+    if not len(starts):
+        nothing = np.zeros((len(begin), n_tokens), np.int64)
+        return nothing, nothing, np.ones(nothing.shape, bool)
+    run = (np.searchsorted(starts, end.astype(starts.dtype), side="left") - 1)[:, None] - back
+    is_pad = run < np.searchsorted(starts, begin.astype(starts.dtype), side="left")[:, None]
+    run = np.where(is_pad, 0, run)
+    first = starts[run].astype(np.int64)
+    following = starts[np.minimum(run + 1, len(starts) - 1)].astype(np.int64)
+    following = np.where(run + 1 < len(starts), following, history.log.n_events)
+    last = np.minimum(following, end[:, None]) - 1
+    return first, np.where(is_pad, first, last), is_pad
+
+
 def user_stretches(offsets: np.ndarray, n_events: int = CHUNK) -> list[tuple[int, int]]:
     """Cut users into stretches of about `n_events` events each; a user is never cut.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from habitus.apps.ctr.spec import FeatureSpec
-from habitus.data.history import History
+from habitus.data.history import History, last_runs
 
 TOKEN_FIELDS = ("cate", "brand", "btag", "gap", "hour", "run", "repeats")
 N_GAPS, N_HOURS, N_RUNS, N_REPEATS = 32, 12, 8, 16
@@ -69,8 +69,7 @@ def tokens(
     """
     rows = np.asarray(rows, np.int64)
     history, log, spec = examples.history, examples.history.log, examples.spec
-    begin, end = history.user_start[rows], history.hist_end[rows]
-    first, last, is_pad = _spans(history, begin, end, n_tokens, collapse)
+    first, last, is_pad = last_runs(history.of(rows), n_tokens, collapse=collapse)
     if not log.n_events:
         nothing = np.zeros((*is_pad.shape, len(TOKEN_FIELDS)), np.int64)
         return nothing, is_pad, np.zeros(is_pad.shape, np.float32)
@@ -109,27 +108,3 @@ def repeat_bucket(repeats: np.ndarray) -> np.ndarray:
     [0, 2, 4, 6, 15]
     """
     return np.minimum(2 * np.log2(1.0 + repeats), N_REPEATS - 1).astype(np.int64)
-
-
-def _spans(
-    history: History, begin: np.ndarray, end: np.ndarray, n_tokens: int, collapse: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give first and last log row of each token, and what is padding: all [B, T]."""
-    back = np.arange(n_tokens - 1, -1, -1)
-    if not collapse:
-        first = end[:, None] - 1 - back
-        is_pad = first < begin[:, None]
-        first = np.where(is_pad, 0, first)
-        return first, first, is_pad
-    starts = history.log.run_start
-    if not len(starts):
-        nothing = np.zeros((len(begin), n_tokens), np.int64)
-        return nothing, nothing, np.ones(nothing.shape, bool)
-    run = (np.searchsorted(starts, end.astype(starts.dtype), side="left") - 1)[:, None] - back
-    is_pad = run < np.searchsorted(starts, begin.astype(starts.dtype), side="left")[:, None]
-    run = np.where(is_pad, 0, run)
-    first = starts[run].astype(np.int64)
-    following = starts[np.minimum(run + 1, len(starts) - 1)].astype(np.int64)
-    following = np.where(run + 1 < len(starts), following, history.log.n_events)
-    last = np.minimum(following, end[:, None]) - 1
-    return first, np.where(is_pad, first, last), is_pad
