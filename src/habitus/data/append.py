@@ -13,18 +13,20 @@ import numpy as np
 
 from habitus.core.errors import SchemaError
 from habitus.core.progress import track
-from habitus.data.ingest import first_pass
+from habitus.data.ingest import erased_of, first_pass
 from habitus.data.log import EventLog
 from habitus.data.pipeline import codes, merge, rejects, stream
 from habitus.data.pipeline.codes import Size
+from habitus.data.pipeline.derived import Change, Changed, Derive, ShardChange, with_derived
 from habitus.data.pipeline.engine import literal, open_engine, quoted
+from habitus.data.pipeline.erased import ERASED
 from habitus.data.pipeline.manifest import make_manifest, write_tables
 from habitus.data.pipeline.scan import Scan
 from habitus.data.pipeline.swap import adopt, changing
 from habitus.data.pipeline.tables import seal, write_table
 from habitus.data.schema import Schema
 from habitus.data.shards import map_shard
-from habitus.data.store import Store
+from habitus.data.store import Store, shard_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,7 +35,14 @@ if TYPE_CHECKING:
 MAY_DIFFER = ("max_rejected", "is_last_day_partial", "events.time_range")
 
 
-def append(path: str | Path, log: EventLog, *, memory_limit: str | int = "4GB", threads: int | None = None) -> Store:
+def append(
+    path: str | Path,
+    log: EventLog,
+    *,
+    memory_limit: str | int = "4GB",
+    threads: int | None = None,
+    derive: Derive | None = None,
+) -> Store:
     """Add the rows of a log to the store at `path`, and open it anew.
 
     Later days are the usual case; late rows of earlier days, new users, types and items are fine too. Gives the same
@@ -43,6 +52,9 @@ def append(path: str | Path, log: EventLog, *, memory_limit: str | int = "4GB", 
     The schema must be that of the store, but for `max_rejected`, `is_last_day_partial` and `time_range`, which the log
     sets anew; the share of rejected rows is that of the new rows. Tables of profiles and items may be left out; where
     given, their rows replace those of the same key. A calendar replaces the old one.
+
+    `derive` keeps counts of interests up to date (`tokens.stored_counts.derive_counts`, which the verb hands in);
+    without it they are dropped. Rows of erased users are rejected.
 
     Memory: as for `ingest`; the old rows are read by memory map, one shard after another.
 
@@ -59,7 +71,7 @@ def append(path: str | Path, log: EventLog, *, memory_limit: str | int = "4GB", 
     """
     with changing(Path(path)) as (store, staging):
         check_schemas(store.schema, log.schema, str(path))
-        manifest = _build(store, log, staging, memory_limit, threads)
+        manifest = _build(store, log, staging, memory_limit, threads, derive)
         adopt(staging, store.path, manifest)
     return Store.open(path)
 
@@ -82,22 +94,34 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _build(store: Store, log: EventLog, staging: Path, memory_limit: str | int, threads: int | None) -> dict[str, Any]:
+def _build(
+    store: Store,
+    log: EventLog,
+    staging: Path,
+    memory_limit: str | int,
+    threads: int | None,
+    derive: Derive | None,
+) -> dict[str, Any]:
     """Fill `staging` with every file that changes; give the manifest of the whole."""
     work = staging / "work"
     for folder in (work, work / "shards", staging / "tables", staging / "shards"):
         folder.mkdir()
     engine = open_engine(work, memory_limit, threads)
     try:
-        scanned, n_kept, _ = first_pass(engine, log, work, work / "rejected.parquet", _old_keys(store))
+        erased = erased_of(store)
+        file = work / "rejected.parquet"
+        scanned, n_kept, _ = first_pass(engine, log, work, file, _old_keys(store), erased and erased[0])
         _check_user_type(engine, store, scanned)
         tables, rejected = _merged_tables(engine, store, log, scanned, staging)
+        tables |= {ERASED: erased[1]} if erased else {}
         sizes = _sizes(engine, store)
         new = stream.write_shards(stream.sorted_rows(engine, scanned, n_kept), sizes, scanned, work)
         maps = {name: _code_map(engine, store, name) for name in scanned.vocabularies}
         shards = list(_merged_shards(engine, store, scanned, sizes, new, maps, staging))
         n_read = store.manifest["counts"]["read"] + scanned.n_read
-        return make_manifest(engine, scanned, n_read, rejected, tables, shards)
+        manifest = make_manifest(engine, scanned, n_read, rejected, tables, shards)
+        state = Changed(staging, manifest, scanned.schema, kept=store.path)
+        return with_derived(Change(store, state, _changes(engine, scanned, sizes, new)), derive)
     finally:
         engine.close()
 
@@ -201,6 +225,21 @@ def _merged_shards(
         path = staging / "shards" / f"{i:05d}.arrow"
         merge.merge_shard(*sides, maps, columns, path)
         yield stream.seal_shard(staging, path, head, columns)
+
+
+def _changes(
+    engine: duckdb.DuckDBPyConnection, scanned: Scan, sizes: list[Size], new: list[dict[str, Any]]
+) -> dict[int, ShardChange]:
+    """Say of each shard with new rows where its old users stand now, and map the new rows."""
+    found = {}
+    for i, size in enumerate(sizes):
+        if size.n_new:
+            counts = engine.sql(f"SELECT n_old, n_new FROM users WHERE shard = {i} ORDER BY idx").to_arrow_table()
+            offsets = np.concatenate([[0], np.cumsum(counts["n_new"].to_numpy())]).astype(np.int64)
+            columns = map_shard(scanned.work / new[i]["file"])
+            place = np.flatnonzero(counts["n_old"].to_numpy() > 0)
+            found[i] = ShardChange(place, shard_of(scanned.schema, columns, 0, offsets))
+    return found
 
 
 def _text(root: Path, entry: dict[str, Any]) -> Path | None:

@@ -17,6 +17,7 @@ from habitus.core.progress import bar
 from habitus.data.log import EventLog
 from habitus.data.pipeline import codes, rejects, scan, stream
 from habitus.data.pipeline.engine import open_engine
+from habitus.data.pipeline.erased import ERASED
 from habitus.data.pipeline.manifest import make_manifest, write_tables
 from habitus.data.pipeline.swap import adopt, changing, claimed, remove_dead
 from habitus.data.pipeline.tables import seal
@@ -68,8 +69,8 @@ def ingest(
     path = Path(path)
     remove_dead(path)
     if replace and path.exists():
-        with changing(path) as (_, staging):
-            manifest = build(log, staging, memory_limit, n_shards, threads)
+        with changing(path) as (old, staging):
+            manifest = build(log, staging, memory_limit, n_shards, threads, erased_of(old))
             adopt(staging, path, manifest)
     else:
         with new_folder(path) as folder, claimed(folder):
@@ -79,14 +80,19 @@ def ingest(
 
 
 def first_pass(
-    engine: duckdb.DuckDBPyConnection, log: EventLog, work: Path, file: Path, old_keys: Iterable[pa.Table] = ()
+    engine: duckdb.DuckDBPyConnection,
+    log: EventLog,
+    work: Path,
+    file: Path,
+    old_keys: Iterable[pa.Table] = (),
+    erased: Path | None = None,
 ) -> tuple[scan.Scan, int, dict[str, int]]:
     """Open the log, count users and vocabularies, write the rejected rows to `file`; shows a bar.
 
     Gives the scan, the number of kept rows and the rejects by reason.
     """
     with bar("reading", 4) as advance:
-        scanned = scan.scan(engine, log, work)
+        scanned = scan.scan(engine, log, work, erased)
         advance(1)
         scan.refuse_repeats(engine, scanned, old_keys)
         n_kept = scan.count_users(engine, scanned)
@@ -99,8 +105,19 @@ def first_pass(
     return scanned, n_kept, rejected
 
 
+def erased_of(store: Store) -> tuple[Path, dict[str, Any]] | None:
+    """Give the list of erased users of a store, with its manifest entry: it outlives whatever replaces the log."""
+    entry = store.manifest["tables"].get(ERASED)
+    return None if entry is None else (store.path / entry["file"], entry)
+
+
 def build(
-    log: EventLog, folder: Path, memory_limit: str | int, n_shards: int | None, threads: int | None
+    log: EventLog,
+    folder: Path,
+    memory_limit: str | int,
+    n_shards: int | None,
+    threads: int | None,
+    erased: tuple[Path, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Fill `folder` with all files of a store but the manifest; give the manifest."""
     if n_shards is not None and n_shards < 1:
@@ -111,11 +128,12 @@ def build(
     engine = open_engine(work, memory_limit, threads)
     try:
         file = folder / "tables" / "rejected.parquet"
-        scanned, n_kept, rejected = first_pass(engine, log, work, file)
+        scanned, n_kept, rejected = first_pass(engine, log, work, file, erased=erased and erased[0])
         sizes = codes.index_users(engine, n_shards or stream.default_shards(n_kept))
         for name in scanned.vocabularies:
             codes.number_vocabulary(engine, name)
         tables = write_tables(engine, log, scanned, folder) | {"rejected": seal(folder, file, "rejected")}
+        tables |= {ERASED: erased[1]} if erased else {}
         shards = stream.write_shards(stream.sorted_rows(engine, scanned, n_kept), sizes, scanned, folder)
         manifest = make_manifest(engine, scanned, scanned.n_read, rejected, tables, shards)
     finally:

@@ -191,22 +191,15 @@ class Store:
         offsets = np.zeros(n_users + 1, np.int64)
         np.cumsum(self._counts[first : first + n_users], out=offsets[1:])
         try:
-            columns = map_shard(self.path / entry["file"])
-            text = map_text(self.path / entry["text"]["file"]) if "text" in entry else None
+            columns = map_shard(self.file(entry["file"]))
+            text = map_text(self.file(entry["text"]["file"])) if "text" in entry else None
         except (OSError, ValueError) as cause:
-            raise _missing(self.path / entry["file"], cause) from cause
-        return Shard(
-            first,
-            offsets,
-            columns["time"],
-            columns["day"],
-            columns["type"],
-            columns.get("item"),
-            columns.get("session"),
-            {name: columns[name] for name in self.schema.events.amounts},
-            {name: columns[name] for name in self.categories},
-            {name: text.column(name) for name in text.column_names} if text is not None else {},
-        )
+            raise _missing(self.file(entry["file"]), cause) from cause
+        return shard_of(self.schema, columns, first, offsets, text)
+
+    def file(self, name: str) -> Path:
+        """Give the path of a file that the manifest names."""
+        return self.path / name
 
     def check(self) -> None:
         """Compare the hash of every file with the manifest. Errors: `StoreError`, naming the first that differs."""
@@ -225,9 +218,27 @@ class Store:
         import polars as pl
 
         try:
-            return pl.read_parquet(self.path / file, columns=columns)
+            return pl.read_parquet(self.file(file), columns=columns)
         except (OSError, pl.exceptions.PolarsError) as cause:
-            raise _missing(self.path / file, cause) from cause
+            raise _missing(self.file(file), cause) from cause
+
+
+def shard_of(
+    schema: Schema, columns: Mapping[str, np.ndarray], first_user: int, offsets: np.ndarray, text: Any = None
+) -> Shard:
+    """Give the mapped columns of a shard file their parts."""
+    return Shard(
+        first_user,
+        offsets,
+        columns["time"],
+        columns["day"],
+        columns["type"],
+        columns.get("item"),
+        columns.get("session"),
+        {name: columns[name] for name in schema.events.amounts},
+        {name: columns[name] for name in schema.events.categories},
+        {name: text.column(name) for name in text.column_names} if text is not None else {},
+    )
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -249,7 +260,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def files_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """List every file entry of a manifest."""
     texts = [shard["text"] for shard in manifest["shards"] if "text" in shard]
-    return [*manifest["shards"], *texts, *manifest["vocabularies"].values(), *manifest["tables"].values()]
+    main = [*manifest["shards"], *texts, *manifest["vocabularies"].values(), *manifest["tables"].values()]
+    return main + derived_of(manifest)
+
+
+def derived_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """List the file entries of counts of interests: derived from the log, so no part of the fingerprint."""
+    found = []
+    for kept in manifest.get("interests", {}).values():
+        found += [*kept["fit"].values(), *(entry for shard in kept["shards"] for entry in shard.values())]
+    return found
 
 
 def _missing(file: Path, cause: Exception) -> StoreError:

@@ -13,9 +13,11 @@ import numpy as np
 from habitus.data.log import EventLog
 from habitus.data.pipeline import attributes, codes
 from habitus.data.pipeline.engine import engine_errors
+from habitus.data.pipeline.erased import ERASED, is_erased
 from habitus.data.pipeline.scan import Scan
 from habitus.data.pipeline.tables import seal, write_table
 from habitus.data.pipeline.zones import local_days
+from habitus.data.schema import Schema
 from habitus.data.store import FORMAT, Store
 
 if TYPE_CHECKING:
@@ -46,15 +48,23 @@ def write_tables(
             with engine_errors(f"{scanned.label}: {name}"):
                 write_table(engine, sql, file)
             entries[name] = seal(root, file, name)
-    return entries | _write_calendar(log, root, old)
+    return entries | _write_calendar(engine, log, root, old, scanned.has_erased)
 
 
-def _write_calendar(log: EventLog, root: Path, old: Store | None) -> dict[str, Any]:
+def _write_calendar(
+    engine: duckdb.DuckDBPyConnection, log: EventLog, root: Path, old: Store | None, has_erased: bool
+) -> dict[str, Any]:
     if log.calendar is None:
         kept = old.manifest["tables"] if old is not None else {}
         return {name: kept[name] for name in ("calendar", "audiences", "event_items") if name in kept}
     calendar, entries = log.calendar, {}
-    frames = {"calendar": calendar.events, "audiences": calendar.audiences}
+    audiences = calendar.audiences
+    if has_erased and audiences.height:
+        engine.register("given_audiences", audiences.to_arrow())
+        is_gone = is_erased("user")
+        audiences = engine.sql(f"SELECT * FROM given_audiences WHERE NOT {is_gone}").pl()
+        engine.unregister("given_audiences")
+    frames = {"calendar": calendar.events, "audiences": audiences}
     for name, frame in (frames | ({"event_items": calendar.items} if calendar.items.height else {})).items():
         file = root / "tables" / f"{name}.parquet"
         frame.write_parquet(file, compression="zstd")
@@ -71,16 +81,29 @@ def make_manifest(
     shards: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Put the manifest together. The fingerprint covers the schema and every kept value, not the rejected rows."""
-    schema = scanned.schema
     sql = "SELECT count(*), sum(n_old + n_new), min(first_time), max(last_time) FROM users"
-    n_users, n_events, first, last = (int(value) for value in engine.execute(sql).fetchall()[0])
+    size = tuple(int(value) for value in engine.execute(sql).fetchall()[0])
+    return described(scanned.schema, scanned.vocabularies, size, n_read, rejected, tables, shards)
+
+
+def described(
+    schema: Schema,
+    names: list[str],
+    size: tuple[int, ...],
+    n_read: int,
+    rejected: dict[str, int],
+    tables: dict[str, Any],
+    shards: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Describe a state of a store; `size` is users, events, first and last instant, `names` the vocabularies."""
+    n_users, n_events, first, last = size
     first_day, last_day = local_days(np.array([first, last]), schema.time_zone).tolist()
-    vocabularies = {name: tables[f"vocabulary_{name}"] for name in scanned.vocabularies}
+    vocabularies = {name: tables[f"vocabulary_{name}"] for name in names}
     others = {name: entry for name, entry in tables.items() if not name.startswith("vocabulary_")}
     content = {
         "schema": schema.dump(),
         "vocabularies": {name: entry["sha256"] for name, entry in vocabularies.items()},
-        "tables": {name: entry["sha256"] for name, entry in others.items() if name != "rejected"},
+        "tables": {name: entry["sha256"] for name, entry in others.items() if name not in ("rejected", ERASED)},
         "shards": [[shard["sha256"], shard.get("text", {}).get("sha256")] for shard in shards],
     }
     return {

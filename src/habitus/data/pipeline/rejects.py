@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from habitus.core.errors import IngestError
 from habitus.data.pipeline.engine import engine_errors, literal
+from habitus.data.pipeline.erased import ERASED
 from habitus.data.pipeline.scan import Scan
 from habitus.data.pipeline.tables import write_table
 
@@ -35,14 +36,17 @@ def count_rejected(engine: duckdb.DuckDBPyConnection, path: Path) -> dict[str, i
 
 def check_rejected(engine: duckdb.DuckDBPyConnection, scanned: Scan, rejected: dict[str, int], path: Path) -> None:
     """Stop when more was rejected than the schema allows, showing the first rows. Errors: `IngestError`."""
-    n_rejected, n_read, most = sum(rejected.values()), scanned.n_read, scanned.schema.max_rejected
+    n_erased = rejected.get(ERASED, 0)  # known to be unwanted: no sign of a broken source
+    n_rejected, n_read = sum(rejected.values()) - n_erased, scanned.n_read - n_erased
+    most = scanned.schema.max_rejected
     if n_rejected < n_read and n_rejected <= most * n_read:
         return
     place = "coalesce('row ' || row, 'line ' || line)"
-    sql = f"SELECT reason, file, {place}, left(raw, 100) FROM read_parquet({literal(path)}) LIMIT {N_SHOWN}"
+    rows = f"read_parquet({literal(path)}) WHERE reason <> '{ERASED}' LIMIT {N_SHOWN}"
+    sql = f"SELECT reason, file, {place}, left(raw, 100) FROM {rows}"
     shown = [f"{file}, {at}: {reason}: {raw}" for reason, file, at, raw in engine.execute(sql).fetchall()]
     counts = ", ".join(f"{reason}: {count:,}" for reason, count in list(rejected.items())[:8])
-    found = f"{n_rejected:,} of {n_read:,} ({n_rejected / n_read:.2%}) cannot be used ({counts})"
+    found = f"{n_rejected:,} of {n_read:,} ({n_rejected / max(n_read, 1):.2%}) cannot be used ({counts})"
     raise IngestError(
         "rows that can be used" if n_rejected == n_read else f"at most {most:.2%} of the rows rejected",
         "\n".join([found, *shown]),
@@ -59,7 +63,8 @@ def _rejected_sql(scanned: Scan, *, is_any: bool) -> str:
         pieces.append("SELECT reason, file, position + 1, NULL, raw FROM typed WHERE reason IS NOT NULL")
     for i, file in enumerate(scanned.files):
         if file.rejects is not None:
-            columns = f"reason, {i}, NULL, CAST(position AS BIGINT), raw"
+            raw = "NULL" if scanned.has_erased else "raw"  # a line that cannot be read may name anybody
+            columns = f"reason, {i}, NULL, CAST(position AS BIGINT), {raw}"
             pieces.append(f"SELECT {columns} FROM read_parquet({literal(file.rejects)})")
     labels = "[" + ", ".join(literal(file.label) for file in scanned.files) + "]"
     union = " UNION ALL ".join(f"({piece})" for piece in pieces)

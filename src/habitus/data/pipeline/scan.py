@@ -16,6 +16,7 @@ from habitus.core.errors import IngestError, SourceError
 from habitus.data.log import EventLog, RawFile, as_raw
 from habitus.data.pipeline import zones
 from habitus.data.pipeline.engine import engine_errors, literal, quoted
+from habitus.data.pipeline.erased import ERASED, is_erased, load_erased
 from habitus.data.pipeline.projection import Projection, check_columns, project
 from habitus.data.schema import Schema
 
@@ -34,6 +35,7 @@ class Scan:
     projection: Projection
     work: Path
     stamps: tuple[tuple[int, int], ...]
+    has_erased: bool = False
 
     @property
     def n_read(self) -> int:
@@ -49,8 +51,11 @@ def vocabularies(schema: Schema) -> list[str]:
     return ["type", *(["item"] if schema.events.item is not None else []), *schema.events.categories]
 
 
-def scan(engine: duckdb.DuckDBPyConnection, log: EventLog, folder: Path) -> Scan:
-    """Open the raw rows and make the view `typed`. Errors: `SourceError`, `SchemaError`."""
+def scan(engine: duckdb.DuckDBPyConnection, log: EventLog, folder: Path, erased: Path | None = None) -> Scan:
+    """Open the raw rows and make the view `typed`. Errors: `SourceError`, `SchemaError`.
+
+    Rows of users in the list `erased` get that reason, whatever else is wrong with them, and their values are not kept.
+    """
     raw = as_raw(log.events)
     columns = raw.columns(engine)
     check_columns(log.schema, columns, raw.label)
@@ -63,11 +68,20 @@ def scan(engine: duckdb.DuckDBPyConnection, log: EventLog, folder: Path) -> Scan
     with engine_errors(raw.label):
         others = ", ".join(quoted(name) for name in projection.select if name != "time")
         time = _utc(projection, log.schema.time_zone, _time_range(engine, log.schema, projection))
+        kept = "raw", "reason"
+        if erased is not None:
+            load_erased(engine, erased)
+            is_gone = is_erased("user")
+            kept = (
+                f"CASE WHEN NOT {is_gone} THEN raw END AS raw",
+                f"CASE WHEN {is_gone} THEN '{ERASED}' ELSE reason END",
+            )
+        columns = f"row, file, position, {kept[0]}, {time} AS time, {others}, {kept[1]} AS reason"
         engine.execute(
-            f"CREATE OR REPLACE TEMP VIEW typed_rows AS SELECT row, file, position, raw, {time} AS time, {others},"
-            f" reason FROM ({projection.sql}); CREATE OR REPLACE TEMP VIEW typed AS SELECT * FROM typed_rows"
+            f"CREATE OR REPLACE TEMP VIEW typed_rows AS SELECT {columns} FROM ({projection.sql});"
+            " CREATE OR REPLACE TEMP VIEW typed AS SELECT * FROM typed_rows"
         )
-    return Scan(log.schema, raw.label, files, projection, folder, _stamps(files))
+    return Scan(log.schema, raw.label, files, projection, folder, _stamps(files), erased is not None)
 
 
 def check_unchanged(scanned: Scan) -> None:

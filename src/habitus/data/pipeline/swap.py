@@ -17,7 +17,7 @@ from typing import Any
 
 from habitus.core.atomic import PARTIAL, disk_errors, write_json
 from habitus.core.errors import StoreError
-from habitus.data.store import MANIFEST, Store, files_of
+from habitus.data.store import MANIFEST, Store, derived_of, files_of
 
 
 @contextmanager
@@ -50,9 +50,11 @@ def adopt(staging: Path, path: Path, manifest: Mapping[str, Any]) -> None:
     for entry in files_of(manifest):
         made = staging / entry["file"]
         if made.exists():
+            (path / entry["file"]).parent.mkdir(parents=True, exist_ok=True)
             made.replace(path / entry["file"])
-    for folder in ("tables", "shards"):
-        with _opened(path / folder) as descriptor:
+    folders = {path / "tables", path / "shards", *((path / entry["file"]).parent for entry in derived_of(manifest))}
+    for folder in sorted(folders):
+        with _opened(folder) as descriptor:
             os.fsync(descriptor)
     write_json(path / MANIFEST, manifest)
 
@@ -64,6 +66,13 @@ def sweep(store: Store) -> None:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     for folder in ("tables", "shards"):
         for file in (store.path / folder).iterdir():
+            if file not in named:
+                file.unlink()
+    for folder in store.path.glob("interests/*"):
+        if not any(file in named for file in folder.iterdir()):
+            shutil.rmtree(folder)
+            continue
+        for file in folder.iterdir():
             if file not in named:
                 file.unlink()
 
