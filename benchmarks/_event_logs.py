@@ -30,6 +30,7 @@ SPLITS = {
     "tail_long": ("2023-01-25", "2023-01-26", "2023-01-31", "2023-02-01", "2023-12-31"),
     "tail_b": ("2023-01-25", "2023-01-26", "2023-01-31", "2023-02-01", "2023-12-31"),
     "journey": ("2017-08-31", "2017-09-01", "2017-10-15", "2017-10-16", "2017-12-31"),
+    "departments": ("2017-08-31", "2017-09-01", "2017-10-15", "2017-10-16", "2017-12-31"),
     "retail": ("2011-08-31", "2011-09-01", "2011-10-09", "2011-10-10", "2011-12-08"),
 }
 
@@ -44,13 +45,15 @@ def store_of(name: str) -> Store:
     """Open the store of a log, made at the first call.
 
     `tail`, `tail_b`: a `TailWorld` and its other domain. `journey`: lines of Complete Journey, type = product category.
-    `retail`: purchases of every third customer of Online Retail, type = stock code. `NAME_long` is the log NAME.
+    `departments`: the same lines, type = department, with the spend. `retail`: purchases of every third customer of
+    Online Retail, type = stock code. `NAME_long` is the log NAME.
     """
     name = name.removesuffix("_long")
     path = RUNS / "robust" / f"{name}.store"
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
-        ingest({"tail": _tail, "tail_b": _tail_b, "journey": _journey, "retail": _retail}[name](), path)
+        makers = {"tail": _tail, "tail_b": _tail_b, "journey": _journey, "departments": _departments, "retail": _retail}
+        ingest(makers[name](), path)
     return Store.open(path)
 
 

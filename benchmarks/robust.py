@@ -37,8 +37,8 @@ from habitus.training.objectives.joint import JointEvents
 from habitus.training.objectives.robust import RobustConfig, post_hoc
 
 TAUS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25)
-MIN_COUNT = {"tail": 1, "tail_long": 1, "journey": 1, "retail": 10}
-EPOCHS = {"tail": (16, 2), "tail_long": (8, 10), "journey": (6, 2), "retail": (4, 1)}
+MIN_COUNT = {"tail": 1, "tail_long": 1, "journey": 1, "departments": 1, "retail": 10}
+EPOCHS = {"tail": (16, 2), "tail_long": (8, 10), "journey": (6, 2), "departments": (6, 2), "retail": (4, 1)}
 VARIANTS: tuple[dict[str, Any], ...] = (
     {"name": "erm"},
     {"name": "class_balanced", "beta": 0.999},
@@ -72,9 +72,9 @@ def main() -> None:
         found = study("tail", 0, (2, 1), VARIANTS[::6])
         report(f"tail, short: {len(found['variants'])} variants", [found])
     elif options.log is None:
-        print("  name one: --log tail, tail_long, journey or retail; then --tables")
-    elif options.log == "journey" and not (DATA / "complete_journey").is_dir():
-        print(f"  journey: left out, no folder {DATA / 'complete_journey'}; set HABITUS_DATA")
+        print("  name one: --log tail, tail_long, journey, departments or retail; then --tables")
+    elif options.log in ("journey", "departments") and not (DATA / "complete_journey").is_dir():
+        print(f"  {options.log}: left out, no folder {DATA / 'complete_journey'}; set HABITUS_DATA")
     else:
         seeds(options.log, options.seeds, options.minutes)
 
@@ -255,7 +255,7 @@ def _against(runs: list[dict[str, Any]], one: tuple[int, int], other: tuple[int,
         hits = [run[f"test_told_{i}"][t] == y for i, t in (one, other)]
         value += (macro_recall(y, hits[0]) - macro_recall(y, hits[1])) / len(runs)  # pyright: ignore
         draws += (macro_recall(y, hits[0], weight) - macro_recall(y, hits[1], weight)) / len(runs)
-    span = of_draws(value, draws)
+    span = of_draws(float(value), draws)
     return f"{span.value:+.4f} [{span.low:+.4f}, {span.high:+.4f}]"
 
 

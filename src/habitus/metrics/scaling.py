@@ -16,6 +16,8 @@ from habitus.core.seeds import generator
 DELTA = 1e-3  # of the Huber loss, in log loss
 N_POINTS = 8  # distinct points below which nothing is claimed
 SHARE = 0.005  # a term that never makes up this share of the loss is not there: its exponent is 0
+WIDEST = 1 / 3  # of the least loss seen: a floor E whose interval is wider is not known, nor is what stands above it
+STEEPEST = 4.0  # exponent at which the search ends
 NAMES = ("E", "A", "B", "a", "b")
 
 
@@ -77,8 +79,9 @@ class Fit:
 def fit_law(n: np.ndarray, d: np.ndarray, loss: np.ndarray, *, n_resamples: int = 500, seed: int = 0) -> Fit:
     """Fit the law to runs of size n, events d and loss, each [runs].
 
-    No law is claimed with fewer than 8 distinct points (n, d), one size or one budget, or when the interval of an
-    exponent touches 0. A term that is nowhere half a per cent of the loss counts as exponent 0.
+    No law is claimed with fewer than 8 distinct points (n, d), one size or one budget; when the interval of an exponent
+    touches 0 or the end of the search; or when that of the floor E spans over a third of the least loss seen, as then
+    any exponent goes with some floor. A term that is nowhere half a per cent of the loss counts as exponent 0.
     """
     n, d, loss = (np.asarray(values, np.float64) for values in (n, d, loss))
     points = np.unique(np.stack([n, d], axis=1), axis=0)
@@ -95,9 +98,22 @@ def fit_law(n: np.ndarray, d: np.ndarray, loss: np.ndarray, *, n_resamples: int 
         draws.append(_law(_search(n[rows], d[rows], loss[rows], near), n[rows], d[rows], loss[rows]))
     found = {name: np.array([getattr(one, name) for one in draws]) for name in NAMES}
     intervals = {k: (float(np.quantile(v, 0.025)), float(np.quantile(v, 0.975))) for k, v in found.items()}
-    flat = [name for name in ("a", "b") if intervals[name][0] <= 0]
-    verdict = f"the interval of {' and of '.join(flat)} touches 0" if flat else ""
-    return Fit(law, intervals, tuple(draws), verdict)
+    return Fit(law, intervals, tuple(draws), _verdict(intervals, float(loss.min())))
+
+
+def _verdict(intervals: dict[str, tuple[float, float]], least: float) -> str:
+    """Say why there is no law; empty when there is one."""
+    reasons = []
+    for names, end in (
+        ([name for name in ("a", "b") if intervals[name][0] <= 0], "touches 0"),
+        ([name for name in ("a", "b") if intervals[name][1] >= STEEPEST - 1e-6], "reaches the end of the search"),
+    ):
+        if names:
+            reasons.append(f"the interval of {' and of '.join(names)} {end}")
+    low, high = intervals["E"]
+    if high - low > WIDEST * least:
+        reasons.append(f"that of E, {low:.2f} to {high:.2f}, spans more than a third of the least loss, {least:.2f}")
+    return "; ".join(reasons)
 
 
 def _grid(n: np.ndarray, d: np.ndarray, loss: np.ndarray) -> list[np.ndarray]:
@@ -135,7 +151,7 @@ def _search(n: np.ndarray, d: np.ndarray, loss: np.ndarray, starts: list[np.ndar
         pull = shares * slope
         return float(cost), np.r_[pull.sum(axis=1), -(pull[0] * x).sum(), -(pull[1] * y).sum()]
 
-    bounds = [(-20, 10)] * 3 + [(-0.5, 4)] * 2
+    bounds = [(-20, 10)] * 3 + [(-0.5, STEEPEST)] * 2
     ends = [minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in starts]
     return min(ends, key=lambda end: end.fun).x
 

@@ -43,7 +43,8 @@ class BehaveGPTConfig(Config):
 
     `form`: `paper` has one plain head per field of `plain`; `joint` adds the chain gap, type, then every other field,
     by which futures are generated. `inputs` are the fields read (empty: all; in the `paper` form those of the paper
-    that there are), `plain` those predicted without any knowledge of when the next event is. `window` is how many
+    that there are), `plain` those predicted without any knowledge of when the next event is. `has_values` reads the
+    amounts themselves beside their bins, in the `paper` form only: a drawn future knows bins. `window` is how many
     events a position sees, itself included (0: the length of the shape). The item table has width D and is also the
     output of item heads.
 
@@ -65,6 +66,7 @@ class BehaveGPTConfig(Config):
     inputs: tuple[str, ...] = ()
     plain: tuple[str, ...] = ("type",)
     tied: tuple[str, ...] = ("item",)
+    has_values: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -79,6 +81,8 @@ class BehaveGPTConfig(Config):
     def _check_widths(self) -> Self:
         if self.d_model % (2 * self.n_heads):
             raise ValueError(f"d_model must be an even multiple of n_heads ({self.n_heads})")
+        if self.has_values and self.form == "joint":
+            raise ValueError("has_values needs form = 'paper'")
         return self
 
 
@@ -259,6 +263,8 @@ class BehaveGPT(nn.Module):
             self.tables = nn.ModuleDict({key(n): Table(shape.n_rows(n), self._width(n)) for n in names if n in needed})
             d_read = sum(self._width(name) for name in self.inputs)
             self.fuse = Linear(d_read, d) if d_read != d else None
+            has_values = config.has_values and shape.n_amounts > 0
+            self.values = Linear(shape.n_amounts, d) if has_values else None
             self.dropout = nn.Dropout(config.dropout)
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_blocks))
             self.norm = nn.RMSNorm(d)
@@ -299,20 +305,24 @@ class BehaveGPT(nn.Module):
 
     def forward(self, batch: EventBatch) -> Tensor:
         """Give a vector per event, B T D: what is known of a user once that event has happened."""
-        return self.encode(batch.ids)
+        return self.encode(batch.ids, batch.amount)
 
-    def encode(self, ids: Tensor) -> Tensor:
-        """B T n_fields -> B T D."""
-        x, place = self.embed_events(ids), torch.arange(ids.shape[1], device=ids.device)
+    def encode(self, ids: Tensor, amount: Tensor | None = None) -> Tensor:
+        """B T n_fields, and B T n_amounts where values are read -> B T D."""
+        x, place = self.embed_events(ids, amount), torch.arange(ids.shape[1], device=ids.device)
         for block in self.blocks:
             rate = block.rate if self.training else 0.0  # pyright: ignore
             x = block.finish(x, attend(*block.keys_values(x, place), self.window, rate))  # pyright: ignore
         return self.norm(x)
 
-    def embed_events(self, ids: Tensor) -> Tensor:
-        """.. n_fields -> .. D: one vector per field, side by side."""
+    def embed_events(self, ids: Tensor, amount: Tensor | None = None) -> Tensor:
+        """.. n_fields, .. n_amounts -> .. D: one vector per field, side by side."""
         x = torch.cat([self.tables[key(n)](ids[..., self.shape.column(n)]) for n in self.inputs], dim=-1)
-        return self.dropout(x if self.fuse is None else self.fuse(x))
+        x = x if self.fuse is None else self.fuse(x)
+        if self.values is not None:
+            assert amount is not None  # nothing is drawn in the form that reads values
+            x = x + self.values(amount)
+        return self.dropout(x)
 
     def prefill(self, ids: Tensor, length: Tensor) -> tuple[Tensor, Cache]:
         """Read whole pasts (B T n_fields, events in the first `length` places): the last vector B D, and a cache."""

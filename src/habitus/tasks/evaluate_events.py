@@ -69,10 +69,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model to rank: its question, and its members, one per seed."""
+    """A model to rank: its question, its members, one per seed, and the temperature that `predict` uses too."""
 
     question: Question
     members: Sequence[Any]
+    temperature: float = 1.0
+
+    def tell(self, members: Sequence[Any]) -> Teller:
+        """Give calibrated probabilities of these members."""
+        return teller(members, self.question.field, self.temperature)
 
 
 def whole_past(loader: EventLoader, column: int) -> Seen:
@@ -113,7 +118,7 @@ def ranking(
     """
     name, entry = next(iter(models.items()))
     question, field = entry.question, entry.question.field
-    asked = {n: (e.question, teller(e.members, field)) for n, e in models.items()}
+    asked = {n: (e.question, e.tell(e.members)) for n, e in models.items()}
     for row in track(gate, "gate"):
         made = counted(row, question.spec.shape, field, question.loader("train"), question.loader("valid"))
         asked[NAMES[row]] = question, teller([made], field)
@@ -123,7 +128,7 @@ def ranking(
         share = best_share(model, graph, valid, question.column, question.seen(valid))
         asked[f"{name} + transition graph"] = question, mixed(model, graph, share)
     found = {n: own.ranked(tell) for n, (own, tell) in track(list(asked.items()), "rank")}
-    single = [question.ranked(teller([m], field)) for m in entry.members] if len(entry.members) > 1 else []
+    single = [question.ranked(entry.tell([m])) for m in entry.members] if len(entry.members) > 1 else []
     groups = frequency_groups(_train_counts(question))
     user = question.loader("test").stretches.user[found[name].sample]
     drawn = resamples(user, n_resamples, seed=seed)
@@ -193,7 +198,11 @@ def _name(run: Run[EventRecipe]) -> str:
 def _entry(run: Run[EventRecipe]) -> Entry:
     recipe, artifact = run.recipe, load_artifact(run.artifact_path)
     spec = EventSpec.from_json(artifact.spec)
-    return Entry(Question(run.store, spec, recipe.split, recipe.field), artifact.members)
+    question, temperature = (
+        Question(run.store, spec, recipe.split, recipe.field),
+        artifact.calibration.get("temperature", 1.0),
+    )
+    return Entry(question, artifact.members, temperature)
 
 
 def check_alike(one: Question, other: Question, where: str) -> None:

@@ -70,23 +70,24 @@ class Ranked:
 Teller = Callable[[EventBatch], Callable[[Tensor, Tensor], Tensor]]
 
 
-def teller(members: Sequence[Any], field: str) -> Teller:
+def teller(members: Sequence[Any], field: str, temperature: float = 1.0) -> Teller:
     """Give a function of a batch, then of chosen events (row, place): n n_rows ln probabilities of the next value.
 
-    `members` are models of one kind, one per seed: their probabilities are averaged. A neural model runs once per
-    batch, however many of its events are asked.
+    `members` are models of one kind, one per seed: their probabilities are averaged, then raised to 1 / temperature and
+    scaled to sum to 1, which leaves their order alone. A neural model runs once per batch, however many of its events
+    are asked.
     """
 
     def of_batch(batch: EventBatch) -> Callable[[Tensor, Tensor], Tensor]:
         asked = [_asked(member, batch, field) for member in members]
 
         def log_shares(row: Tensor, place: Tensor) -> Tensor:
-            if len(asked) == 1:
-                return asked[0](row, place)
             whole = asked[0](row, place)
             for one in asked[1:]:
                 whole = torch.logaddexp(whole, one(row, place), out=whole)
-            return whole.sub_(float(np.log(len(asked))))
+            if len(asked) > 1:
+                whole = whole.sub_(float(np.log(len(asked))))
+            return whole if temperature == 1.0 else (whole / temperature).log_softmax(dim=1)
 
         return log_shares
 

@@ -33,6 +33,9 @@ class EventSplit(Config):
 
     `train+valid` is everything before the test, the gap between the two included, for a refit.
 
+    `eligible` is how many events a user must have had before a target of validation or test; 0 asks for none, though
+    the first event of a user is never a target. Training keeps all.
+
     `unseen_users` is the share of users kept out of every part; `bounds(..., unseen=True)` gives theirs.
 
     Errors: `CutoffError` when a part is missing, or does not lie after the one before it.
@@ -46,6 +49,7 @@ class EventSplit(Config):
     train_until: dt.date | None = None
     valid: tuple[dt.date, dt.date] | None = None
     test: tuple[dt.date, dt.date] | None = None
+    eligible: int = Field(0, ge=0)
     unseen_users: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -85,6 +89,12 @@ class EventSplit(Config):
 
         `offsets` (int64 [n_users + 1]) are the rows of each user, `day` (int32) the local day of a row.
         """
+        first, end = self._rows(offsets, day, part)
+        if not part.startswith("train"):
+            first = np.minimum(np.maximum(first, offsets[:-1] + self.eligible), np.maximum(first, end))
+        return first, end
+
+    def _rows(self, offsets: np.ndarray, day: np.ndarray, part: EventPart) -> tuple[np.ndarray, np.ndarray]:
         low, high = offsets[:-1].astype(np.int64), offsets[1:].astype(np.int64)
         if self.protocol == "leave_last_out":
             held = np.where(high - low >= SHORTEST, 2, 0)

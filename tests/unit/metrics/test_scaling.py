@@ -39,6 +39,17 @@ def test_a_size_that_does_not_matter_gives_no_law():
     assert "of a touches 0" in found.verdict
 
 
+def test_a_floor_that_could_be_anywhere_gives_no_law():
+    """Over a short ladder the loss falls along a line: any floor below it fits, each with exponents of its own."""
+    n, d = (values.ravel() for values in np.meshgrid([1e3, 2e3, 4e3, 8e3], [1e4, 2e4, 4e4, 8e4]))
+    law = Law(E=1.0, A=8.0, B=9.0, a=0.1, b=0.1)
+    loss = law.loss(n, d) * np.exp(np.random.default_rng(1).normal(0, 0.005, len(n)))
+    found = fit_law(n, d, loss, n_resamples=20)
+    assert not found.is_identified
+    assert "of E" in found.verdict
+    assert found.intervals["E"][1] - found.intervals["E"][0] > loss.min() / 3
+
+
 def test_too_few_points_give_no_law():
     n, d, loss = runs()
     few = n < 1e4

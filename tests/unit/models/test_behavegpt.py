@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -155,3 +157,19 @@ def test_errors_name_what_there_is():
         make(form="paper").chain_logits(torch.zeros(1, 64), "gap")
     with pytest.raises(ConfigError, match="'gap' for the chain"):
         make(shape=PAPER)
+
+
+def test_amounts_are_read_as_values_where_asked_for():
+    one = batch_of(ids_of(SMALL, 2, 5))
+    other = dataclasses.replace(one, amount=one.amount.clone().index_fill_(1, torch.tensor([3]), 2.0))
+    without, within = (
+        make(form="paper", inputs=("type", "spend")),
+        make(form="paper", inputs=("type", "spend"), has_values=True),
+    )
+    assert torch.equal(without(one), without(other))
+    assert torch.equal(within(one)[:, :3], within(other)[:, :3])
+    assert not torch.allclose(within(one)[:, 3], within(other)[:, 3])
+    n_more = sum(p.numel() for p in within.parameters()) - sum(p.numel() for p in without.parameters())
+    assert n_more == SMALL.n_amounts * within.config.d_model
+    with pytest.raises(ConfigError, match="has_values"):
+        BehaveGPTConfig.parse({"form": "joint", "has_values": True})

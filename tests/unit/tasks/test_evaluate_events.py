@@ -1,6 +1,7 @@
 """The ranking of a store's test targets: known answers, past in full, intervals that pair users."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ from habitus.data.ingest import ingest
 from habitus.data.sources.item_sequences import item_sequences
 from habitus.data.store import Store
 from habitus.models.sasrec import SASRec, SASRecConfig
+from habitus.tasks import evaluate_events
 from habitus.tasks.evaluate_events import Entry, Question, check_alike, ranking, whole_past
 from habitus.tasks.event_gate import SHARES
 from habitus.tasks.ranked import ranked, teller
@@ -143,3 +145,22 @@ def test_models_of_other_lengths_answer_the_same_targets(store: Store) -> None:
     other = fit_event_spec(store, EventTokenConfig(length=3, fields=("item",), min_count=30), SPLIT)
     with pytest.raises(ConfigError, match="values"):
         check_alike(short, Question(store, other, SPLIT, "item"), "other run")
+
+
+def test_a_temperature_moves_probabilities_and_no_rank(section: dict, store: Store) -> None:
+    asked = question(store)
+    members = [SASRec(SASRecConfig(d_model=8), asked.spec.shape, seed=seed).eval() for seed in (0, 1)]
+    found = of(ranking({"SASRec": Entry(asked, members, 0.01)}, gate=(), n_resamples=100), "SASRec")["metrics"]
+    before = of(section, "SASRec")["metrics"]
+    assert found["ndcg@10"] == before["ndcg@10"]
+    assert abs(found["cross_entropy"]["value"] - before["cross_entropy"]["value"]) > 0.01
+
+
+def test_a_run_is_ranked_at_its_own_temperature(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = SimpleNamespace(spec=question(store).spec.to_json(), members=[], calibration={"temperature": 1.7})
+    monkeypatch.setattr(evaluate_events, "load_artifact", lambda path: kept)
+    recipe = SimpleNamespace(split=SPLIT, field="item")
+    run = SimpleNamespace(recipe=recipe, store=store, artifact_path=None)
+    assert evaluate_events._entry(run).temperature == 1.7
+    kept.calibration = {}
+    assert evaluate_events._entry(run).temperature == 1.0

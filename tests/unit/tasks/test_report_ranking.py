@@ -65,3 +65,11 @@ def test_an_empty_ranking_names_its_command(tmp_path: Path) -> None:
 
 def test_runs_of_days_have_no_ranking(tmp_path: Path) -> None:
     assert "The ranking" not in page_of(tmp_path, {})
+
+
+def test_the_first_screen_asks_what_comes_next(tmp_path: Path) -> None:
+    page = page_of(tmp_path, {"ranking": RANKING, "data": {"name": "beauty", "n_events": 9_000, "n_users": 1_000}})
+    screen = page[: page.index("The ranking")]
+    assert "Which item comes next for the users of Beauty?" in screen
+    assert "SASRec is better than popularity &lt;b&gt;." in screen
+    assert "cut-off" not in screen.split("<body", 1)[1]

@@ -272,3 +272,19 @@ def test_held_out_types_are_read_as_unknown_and_never_asked_for(make_store, shop
     batch = assemble_events(inputs, np.arange(len(inputs)))
     assert bool((batch.ids[..., 0][~batch.is_padding] == 1).any())
     assert not (batch.next_ids[..., 0][batch.is_target] == 1).any()
+
+
+@pytest.mark.parametrize("protocol", ["time", "leave_last_out"])
+def test_users_with_too_short_a_past_are_not_asked(protocol):
+    offsets, day = np.array([0, 2, 8, 11]), np.array([5, 9, 1, 2, 3, 6, 7, 9, 1, 8, 9])
+    days = {"train_until": "1970-01-05", "valid": ["1970-01-07", "1970-01-08"], "test": ["1970-01-09", "1970-01-12"]}
+    chosen = {"protocol": protocol} | (days if protocol == "time" else {})
+    every, some = (EventSplit.parse(chosen | {"eligible": n}) for n in (0, 3))
+    for part in ("train", "valid", "test", "train+valid"):
+        (first, end), (later, same) = every.rows(offsets, day, part), some.rows(offsets, day, part)
+        assert (end == same).all()
+        asked, wanted = ({(u, r) for u in range(3) for r in range(f[u], end[u])} for f in (later, first))
+        is_kept = {(u, r) for u, r in wanted if part.startswith("train") or r - offsets[u] >= 3}
+        assert asked == is_kept
+    assert sum(every.rows(offsets, day, "test")[1] - every.rows(offsets, day, "test")[0]) > 1
+    assert some.rows(offsets, day, "test")[0].tolist() != every.rows(offsets, day, "test")[0].tolist()

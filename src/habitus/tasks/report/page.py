@@ -10,6 +10,7 @@ from habitus.tasks.report.blocks import Plot, Row, Section
 from habitus.tasks.report.canvas import PALETTE
 from habitus.tasks.report.compared import gate_section, reliability_section
 from habitus.tasks.report.first import first_screen
+from habitus.tasks.report.first_ranking import ranking_first
 from habitus.tasks.report.learnt import data_section, training_section
 from habitus.tasks.report.made import made_section
 from habitus.tasks.report.ranked import ranking_section
@@ -42,7 +43,8 @@ def render(record: Record) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    first, made = first_screen(record), [part(record) for part in (EVENT_PARTS if record.ranking else PARTS)]
+    first = ranking_first(record) if record.ranking else first_screen(record)
+    made = [part(record) for part in (EVENT_PARTS if record.ranking else PARTS)]
     drawn = [*([first.glance] if first.glance else []), *_plots(made)]
     loader = environment.loader
     assert loader is not None
