@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): one to three minutes, about 2.5 GB on disk"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --no-deps -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	@$(PIP) -c constraints.txt -e '.[dev,sql,search]'
+	@$(PIP) -c constraints.txt -e '.[dev,sql,search,serve]'
 	@touch $(STAMP)
 
 demo: setup

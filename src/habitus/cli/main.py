@@ -18,12 +18,28 @@ from habitus.cli.predict import predict
 from habitus.cli.probe import probe
 from habitus.cli.report import report
 from habitus.cli.scale import scale
+from habitus.cli.serve import serve
 from habitus.cli.similar import similar
 from habitus.cli.simulate import simulate
 from habitus.cli.train import train
 from habitus.cli.whatif import whatif
 
-VERBS = (ingest, append, train, evaluate, predict, whatif, embed, generate, probe, similar, report, scale, simulate)
+VERBS = (
+    ingest,
+    append,
+    train,
+    evaluate,
+    predict,
+    whatif,
+    embed,
+    generate,
+    probe,
+    similar,
+    report,
+    scale,
+    simulate,
+    serve,
+)
 
 app = typer.Typer(
     name="habitus",

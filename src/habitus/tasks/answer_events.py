@@ -59,7 +59,13 @@ def predict_events(
 
     Errors: `CutoffError` outside the log; `SchemaError` for histories without a needed column.
     """
-    asked, field = _ask(run, cutoff, histories), run.recipe.field
+    asked = ask_events(run, cutoff, histories)
+    table = next_values(asked, run.recipe.field, top=top, is_new=is_new)
+    return _written(run, asked, table, out, top=top)
+
+
+def next_values(asked: Asked, field: str, *, top: int = 10, is_new: bool = False) -> pl.DataFrame:
+    """Give the table of `predict_events` for users that were looked up already."""
     column, n_rows = asked.spec.column(field), asked.spec.shape.n_rows(field)
     if top < 1:
         raise ConfigError("at least 1", str(top), where="top")
@@ -76,7 +82,7 @@ def predict_events(
             best = share.topk(top, dim=1)
             ids[batch.sample.numpy()], chance[batch.sample.numpy()] = best.indices.numpy(), best.values.numpy()
     texts = _texts(asked.spec, field)
-    table = pl.DataFrame(
+    return pl.DataFrame(
         {
             "user": asked.users.gather(np.repeat(np.arange(len(ids)), top)),
             "as_of": pl.Series([asked.as_of], dtype=pl.Date).new_from_index(0, ids.size),
@@ -85,7 +91,6 @@ def predict_events(
             "probability": chance.ravel(),
         }
     ).filter(pl.col("probability") >= 0)
-    return _written(run, asked, table, out, top=top)
 
 
 def embed_events(
@@ -101,11 +106,19 @@ def embed_events(
     With `per_event`, one row for each of the last T events instead: user, time (UTC), vector. Errors: as
     `predict_events`; `ConfigError` for a counted model, which has no vectors.
     """
-    asked = _ask(run, cutoff, histories)
+    asked = ask_events(run, cutoff, histories)
+    table = event_vectors(asked, per_event=per_event)
+    return _written(run, asked, table, out, per_event=per_event)
+
+
+def event_vectors(asked: Asked, *, per_event: bool = False) -> pl.DataFrame:
+    """Give the table of `embed_events` for users that were looked up already."""
     member = asked.artifact.members[0]
     if not hasattr(member, "embed"):
         fix = "train a neural one"
-        raise ConfigError("a model with vectors", f"{asked.artifact.name}, which counts", where=str(run.path), fix=fix)
+        raise ConfigError(
+            "a model with vectors", f"{asked.artifact.name}, which counts", where=asked.artifact.name, fix=fix
+        )
     loader, found = EventLoader(asked.inputs, tokens_per_batch=TOKENS), []
     with torch.no_grad():
         for batch in track(loader, "embed", len(loader)):
@@ -120,26 +133,33 @@ def embed_events(
     users = asked.users.gather(sample[order])
     if per_event:
         time = pl.Series(number[order] * 1_000_000).cast(pl.Datetime("us", "UTC"))
-        table = pl.DataFrame({"user": users, "time": time, "vector": vector})
-    else:
-        as_of = pl.Series([asked.as_of], dtype=pl.Date).new_from_index(0, len(order))
-        table = pl.DataFrame({"user": users, "as_of": as_of, "n_events": number[order], "vector": vector})
-    return _written(run, asked, table, out, per_event=per_event)
+        return pl.DataFrame({"user": users, "time": time, "vector": vector})
+    as_of = pl.Series([asked.as_of], dtype=pl.Date).new_from_index(0, len(order))
+    return pl.DataFrame({"user": users, "as_of": as_of, "n_events": number[order], "vector": vector})
 
 
-def _ask(run: Run[EventRecipe], cutoff: str | dt.date | None, histories: Any) -> Asked:
-    artifact = load_artifact(run.artifact_path)
+def ask_events(
+    run: Run[EventRecipe],
+    cutoff: str | dt.date | None,
+    histories: Any,
+    *,
+    users: np.ndarray | None = None,
+    artifact: Artifact | None = None,
+) -> Asked:
+    """Look up who is asked about: all users with an event by the cut-off, those at `users`, or histories handed in."""
+    artifact = artifact or load_artifact(run.artifact_path)
     spec = EventSpec.from_json(artifact.spec)
     if histories is not None:
         read = pl.read_csv if str(histories).endswith(".csv") else pl.read_parquet
         table = read(histories) if isinstance(histories, str | Path) else histories
-        inputs, users = request_inputs(spec, table)
-        return Asked(artifact, spec, inputs, users, None)
+        inputs, owners = request_inputs(spec, table)
+        return Asked(artifact, spec, inputs, owners, None)
     try:
         day = run.store.last_day if cutoff is None else to_day(cutoff)
     except ValueError:
         raise CutoffError("a date YYYY-MM-DD", repr(cutoff), where="cutoff") from None
     chosen = np.flatnonzero(run.store.users["first_day"].to_numpy() <= day)
+    chosen = chosen if users is None else users[np.isin(users, chosen)]
     if not len(chosen) or day > run.store.last_day:
         first, last = to_date(run.store.first_day), to_date(run.store.last_day)
         raise CutoffError(f"a day from {first} to {last}", str(to_date(day)), where="cutoff")

@@ -19,7 +19,7 @@ from habitus.models.artifact import load_artifact
 from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.predict import eligible_at, manifest, write_table
 from habitus.tasks.run import Run, open_run
-from habitus.tokens.loader import DayLoader, prepare
+from habitus.tokens.loader import DayLoader, Inputs, prepare
 from habitus.tokens.spec import InputSpec
 
 Pooling = Literal["mean", "max", "last", "recent"]
@@ -59,14 +59,7 @@ def embed(
     artifact = load_artifact(run.artifact_path)
     samples = eligible_at(run, cutoff)
     inputs = prepare(run.store, InputSpec.from_json(artifact.spec), samples, has_targets=False)
-    loader, member = DayLoader(inputs, batch_size=1024), artifact.members[0]
-    vectors = np.zeros((len(samples), member.config.d_model), np.float32)
-    with torch.no_grad():
-        for batch in track(loader, "embed", len(loader)):
-            h = member.encode(batch).h
-            vectors[batch.sample.numpy()] = _pooled(
-                h, batch.day, ~batch.is_padding, inputs.spec.tokens.history, pooling
-            )
+    vectors = vectors_of(artifact.members[0], inputs, pooling)
     table = pl.DataFrame(
         {
             "user": run.store.users["user"].gather(pl.Series(samples.user)),
@@ -80,6 +73,19 @@ def embed(
         facts = manifest(run, artifact, as_of=str(to_date(int(samples.cutoff[0]))), pooling=pooling)
         write_json(Path(out).with_suffix(".manifest.json"), facts)
     return table
+
+
+def vectors_of(member: Any, inputs: Inputs, pooling: Pooling = "recent") -> np.ndarray:
+    """Give the vector of every sample by one member, float32 [n, D]."""
+    loader = DayLoader(inputs, batch_size=1024)
+    vectors = np.zeros((len(inputs), member.config.d_model), np.float32)
+    with torch.no_grad():
+        for batch in track(loader, "embed", len(loader)):
+            h = member.encode(batch).h
+            vectors[batch.sample.numpy()] = _pooled(
+                h, batch.day, ~batch.is_padding, inputs.spec.tokens.history, pooling
+            )
+    return vectors
 
 
 def _pooled(h: Tensor, day: Tensor, is_kept: Tensor, history: int, pooling: Pooling) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from habitus.tokens.loader import DayLoader, Inputs, future_events
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 MEDIAN = LEVELS.index(0.5)
 BATCH = 1024
+PER_SAMPLE = ("cutoff_place", "low", "high", "first_day", "has_start", "profile")  # columns of Inputs
 COVERAGE = 0.8  # of the intervals of totals
 MIN_AMOUNTS = 100  # fewer amounts on validation say nothing about the tails of their distribution
 
@@ -64,6 +65,12 @@ class Heads:
 
     window: tuple[Head, ...]
     day: tuple[Head, ...]
+
+
+def of_rows(inputs: Inputs, rows: np.ndarray) -> Inputs:
+    """Give the inputs of the samples `rows` alone, in that order; targets are left out."""
+    columns = {name: getattr(inputs, name)[rows] for name in PER_SAMPLE}
+    return replace(inputs, samples=inputs.samples.take(rows), **columns, measured=None, day_measured=None)
 
 
 def forecast(

@@ -65,6 +65,13 @@ def day_table(store: Store) -> DayTable:
     return DayTable.load(folder)
 
 
+def days_of_shard(shard: Shard, store: Store, features: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Aggregate a shard in memory under the features of a table made before: day [d], values [d, A], days per user."""
+    place = {name: j for j, name in enumerate(features)}
+    kept = np.array([place.get(f"count({name})", place.get("count(other)", 0)) for name in store.types])
+    return _shard_days(shard, store, kept)
+
+
 def _write(store: Store, folder: Path) -> None:
     """Two passes over the shards: count the user-days, then fill columns of exactly that length."""
     kept = _kept_types(store)

@@ -32,7 +32,7 @@ def request_inputs(spec: EventSpec, histories: Any) -> tuple[EventInputs, pl.Ser
     _check_columns(spec, table)
     users = table["user"].unique(maintain_order=True)
     number = pl.DataFrame({"user": users, "_user": np.arange(len(users))}, schema_overrides={"user": users.dtype})
-    table = table.with_columns(_time=_seconds(table["time"], spec.zone))
+    table = table.with_columns(_time=instants(table["time"], spec.zone) // 1_000_000)
     table = table.join(number, on="user", maintain_order="left").sort("_user", "_time", maintain_order=True)
     user, time = table["_user"].to_numpy(), table["_time"].to_numpy()
     offsets = np.searchsorted(user, np.arange(len(users) + 1)).astype(np.int64)
@@ -63,8 +63,8 @@ def _check_columns(spec: EventSpec, table: pl.DataFrame) -> None:
         raise SchemaError(f"a column {absent[0]!r}", "columns: " + ", ".join(table.columns), where="histories")
 
 
-def _seconds(time: pl.Series, zone: str) -> pl.Series:
-    """Give instants in seconds UTC."""
+def instants(time: pl.Series, zone: str) -> pl.Series:
+    """Give instants in microseconds UTC; times without a zone are local in `zone`. Errors: `SchemaError`."""
     try:
         if time.dtype == pl.String:
             time = time.str.to_datetime(time_unit="us")
@@ -76,7 +76,7 @@ def _seconds(time: pl.Series, zone: str) -> pl.Series:
         raise SchemaError("dates or datetimes", found, where="histories: time", fix="YYYY-MM-DD HH:MM:SS") from None
     if time.null_count():
         raise SchemaError("a time in every row", f"{time.null_count()} without", where="histories: time")
-    return time.dt.epoch("us") // 1_000_000
+    return time.dt.epoch("us")
 
 
 def _codes(values: pl.Series) -> np.ndarray:

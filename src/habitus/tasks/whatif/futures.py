@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -69,6 +69,33 @@ class Answer:
         return np.stack([self.mean.sum(axis=0), self.by_days.sum(axis=0)])
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A batch of samples whose past is encoded and whose first answer is given: what further calendars decode from."""
+
+    rows: np.ndarray
+    known: Tensor
+    caches: list[Cache]
+    first: _Said
+
+    @property
+    def n_bytes(self) -> int:
+        """What the encoded past takes."""
+        return sum(_n_bytes(getattr(cache, field.name)) for cache in self.caches for field in fields(cache))
+
+
+@torch.no_grad()
+def encoded(
+    members: Sequence[Lumos], heads: Heads, base: Inputs, calibration: Mapping[str, Any] | None = None
+) -> Iterator[Encoded]:
+    """Encode the past of every sample, batch by batch, and answer under the calendar of `base`."""
+    loader = DayLoader(base, batch_size=BATCH)
+    for batch in track(loader, "what if", len(loader)):
+        caches = [member.encode(batch) for member in members]
+        first = _Said.of(_decoded(members, caches, batch.known_future), heads, calibration)
+        yield Encoded(batch.sample.numpy(), batch.known_future, caches, first)
+
+
 @torch.no_grad()
 def answers(
     members: Sequence[Lumos],
@@ -76,30 +103,36 @@ def answers(
     futures: Sequence[Future],
     plan: DayPlan,
     calibration: Mapping[str, Any] | None = None,
+    *,
+    past: Iterable[Encoded] | None = None,
 ) -> list[Answer]:
     """Answer under every calendar; all hold the same samples and agree up to the cut-off.
 
     Each batch is encoded once per member, with the first calendar. A further calendar decodes only the users whose
-    coming days it changes; all others keep the first answer, bit for bit.
+    coming days it changes; all others keep the first answer, bit for bit. `past` is what `encoded` gave for the first
+    future, where it was kept.
     """
     base = futures[0].inputs
     found = [_blank(len(base), heads, base.spec.horizon, len(members), future) for future in futures]
-    loader = DayLoader(base, batch_size=BATCH)
-    for batch in track(loader, "what if", len(loader)):
-        rows = batch.sample.numpy()
-        caches = [member.encode(batch) for member in members]
-        first = _Said.of(_decoded(members, caches, batch.known_future), heads, calibration)
+    for batch in encoded(members, heads, base, calibration) if past is None else past:
+        rows, first = batch.rows, batch.first
         _keep(found[0], rows, first, first, plan, np.zeros(len(rows), bool))
         for future, answer in zip(futures[1:], found[1:]):
             known = future_events(future.inputs, rows)
-            is_changed = (known != batch.known_future).flatten(1).any(dim=1)
+            is_changed = (known != batch.known).flatten(1).any(dim=1)
             chosen = torch.ones_like(is_changed) if future.is_forced else is_changed
             said = first
             if chosen.any():
-                outputs = _decoded_some(members, caches, known, chosen)
+                outputs = _decoded_some(members, batch.caches, known, chosen)
                 said = first.changed(_Said.of(outputs, heads, calibration), chosen.numpy())
             _keep(answer, rows, said, first, plan, is_changed.numpy())
     return found
+
+
+def _n_bytes(value: Any) -> int:
+    if isinstance(value, tuple):
+        return sum(_n_bytes(part) for part in value)
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
 
 
 @dataclass(frozen=True)

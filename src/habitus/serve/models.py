@@ -1,0 +1,240 @@
+"""Loaded runs: all that answering needs, looked up once, and replaced as a whole when the files behind change."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from habitus.core.errors import ConfigError, HabitusError
+from habitus.data.calendar import Calendar, to_date, to_day
+from habitus.data.store import MANIFEST
+from habitus.models.artifact import Artifact, load_artifact
+from habitus.tasks.answer_events import ask_events
+from habitus.tasks.event_recipe import EventRecipe
+from habitus.tasks.forecast import Heads, of_rows
+from habitus.tasks.predict import eligible_at
+from habitus.tasks.run import Run, open_run, read_metrics
+from habitus.tasks.whatif.days import DayPlan
+from habitus.tasks.whatif.futures import Encoded, encoded
+from habitus.tasks.whatif.totals import units_of
+from habitus.tokens.known_events import KnownEvents
+from habitus.tokens.loader import Inputs, prepare
+from habitus.tokens.spec import InputSpec
+
+MOST_VALUES = 50  # of a profile column that may be a segment
+KEPT_CALENDARS = 64
+
+
+class UnknownUser(HabitusError):
+    """The log has no such user, or not at the cut-off."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run and its artifact as they were when loaded; `stamp` says which files those were."""
+
+    run: Run[Any]
+    artifact: Artifact
+    day: int  # the cut-off, days since 1970-01-01
+    rows: dict[str, int]  # user -> row of the eligible users
+    stamp: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the recipe."""
+        return self.run.recipe.name
+
+    @property
+    def as_of(self) -> str:
+        return str(to_date(self.day))
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """The figures of the run."""
+        return read_metrics(self.run.path)
+
+    def rows_of(self, users: Sequence[str]) -> np.ndarray:
+        """Give the rows of users. Errors: `UnknownUser`; also for one erased from the log since it was loaded."""
+        places = [self.rows.get(user, -1) for user in users]
+        if -1 in places:
+            found = f"{sum(place < 0 for place in places)} of {len(places)} without, first in place {places.index(-1)}"
+            raise UnknownUser(f"users with an answer at {self.as_of}", found, where="users", fix="send their history")
+        return np.array(places, np.int64)
+
+
+@dataclass(frozen=True)
+class DayRun(Loaded):
+    """A run of user-days: `base` holds every eligible user at the cut-off, so a question costs its own users only."""
+
+    spec: InputSpec
+    heads: Heads
+    base: Inputs
+    past_bytes: int = 0
+    _known: OrderedDict[str, list[tuple[str, Calendar, KnownEvents]]] = field(default_factory=OrderedDict, repr=False)
+    _past: dict[str, list[Encoded]] = field(default_factory=dict, repr=False)
+
+    @property
+    def plan(self) -> DayPlan:
+        return DayPlan.of(self.heads, self.run.recipe)
+
+    @property
+    def units(self) -> list[str]:
+        return units_of(self.heads, self.run.recipe)
+
+    @cached_property
+    def segments(self) -> dict[str, pl.Series]:
+        """Profile columns that can be chosen from, as text, in the order of the rows."""
+        profiles = self.run.store.profiles
+        if profiles is None:
+            return {}
+        rows = pl.Series(self.base.samples.user)
+        texts = {name: profiles[name].gather(rows).cast(pl.String) for name in profiles.columns if name != "user"}
+        return {name: text.fill_null("(none)") for name, text in texts.items() if text.n_unique() <= MOST_VALUES}
+
+    def scope(self, segment: str | None, value: str | None) -> np.ndarray:
+        """Give the rows of a segment, or of everybody. Errors: `ConfigError` for an unknown one."""
+        if segment is None:
+            return np.arange(len(self.base))
+        if segment not in self.segments:
+            known = ", ".join(self.segments) or "none"
+            raise ConfigError(f"a segment out of: {known}", repr(segment), where="scope.segment")
+        rows = np.flatnonzero((self.segments[segment] == (value or "")).to_numpy())
+        if not len(rows):
+            raise ConfigError(f"a value of {segment}", repr(value), where="scope.value", fix="see GET /v1/runs/RUN")
+        return rows
+
+    def known(self, key: str, calendars: Sequence[tuple[str, Calendar]]) -> list[tuple[str, Calendar, KnownEvents]]:
+        """Prepare calendars once for all users of the store; the latest are kept under their key."""
+        found = self._known.get(key)
+        if found is None:
+            users = self.run.store.users["user"].to_numpy()
+            found = [(name, one, self.base.with_calendar(one, users).known) for name, one in calendars]
+            self._known[key] = found
+            if len(self._known) > KEPT_CALENDARS:
+                self._known.popitem(last=False)
+        return found
+
+    def inputs(self, rows: np.ndarray) -> Inputs:
+        """Give the inputs of some rows."""
+        return of_rows(self.base, rows)
+
+    def past(self, key: str, inputs: Inputs) -> list[Encoded]:
+        """Encode the past of a scope; kept while all that is kept stays under `past_bytes`."""
+        if key in self._past:
+            return self._past[key]
+        found = list(encoded(self.artifact.members, self.heads, inputs, self.artifact.calibration))
+        size = sum(part.n_bytes for part in found)
+        while self._past and size + sum(p.n_bytes for some in self._past.values() for p in some) > self.past_bytes:
+            self._past.pop(next(iter(self._past)))
+        if size <= self.past_bytes:
+            self._past[key] = found
+        return found
+
+
+@dataclass(frozen=True)
+class EventRun(Loaded):
+    """A run of events: users are numbers of the store, and a question reads their last stretch."""
+
+    users: np.ndarray  # row -> number in the store
+
+    def asked(self, rows: np.ndarray | None, histories: Any = None) -> Any:
+        """Look up who is asked about."""
+        users = None if rows is None else self.users[rows]
+        return ask_events(self.run, to_date(self.day), histories, users=users, artifact=self.artifact)
+
+    @property
+    def can_generate(self) -> bool:
+        """Whether the model draws whole futures."""
+        return bool(getattr(self.artifact.members[0], "links", ()))
+
+
+def stamp_of(path: Path, store: Path) -> tuple[Any, ...]:
+    """Tell one state of artifact and store from another, at the cost of two looks at the disk."""
+    looks = (path / "artifact" / "manifest.json", path / "artifact" / "calibration.json", store / MANIFEST)
+    return tuple((seen.st_ino, seen.st_mtime_ns, seen.st_size) for seen in (os.stat(file) for file in looks))
+
+
+def load(path: str | Path | Run[Any], *, cutoff: str | None = None, past_bytes: int = 0) -> DayRun | EventRun:
+    """Open a run and look up everything that its answers share. Errors: those of `open_run` and `predict`."""
+    run = open_run(path)
+    stamp = stamp_of(run.path, run.store.path)
+    artifact = load_artifact(run.artifact_path)
+    users = run.store.users["user"].cast(pl.String)
+    if isinstance(run.recipe, EventRecipe):
+        day = run.store.last_day if cutoff is None else to_day(cutoff)
+        chosen = np.flatnonzero(run.store.users["first_day"].to_numpy() <= day)
+        found = EventRun(run, artifact, day, _places(users.gather(chosen)), stamp, chosen)
+        found.asked(np.arange(min(1, len(chosen))))  # encodes the log once, and checks it
+        return found
+    samples = eligible_at(run, cutoff)
+    spec = InputSpec.from_json(artifact.spec)
+    base = prepare(run.store, spec, samples, has_targets=False)
+    rows = _places(users.gather(pl.Series(samples.user)))
+    heads = Heads(artifact.heads, artifact.day_heads)
+    return DayRun(run, artifact, int(samples.cutoff[0]), rows, stamp, spec, heads, base, past_bytes)
+
+
+def _places(users: pl.Series) -> dict[str, int]:
+    return {user: row for row, user in enumerate(users.to_list())}
+
+
+class Models:
+    """The runs that are served, by name. A swap replaces one whole; who was being answered keeps the old one."""
+
+    def __init__(self, runs: Sequence[str | Path], *, cutoff: str | None = None, past_bytes: int = 0) -> None:
+        self._options = {"cutoff": cutoff, "past_bytes": past_bytes}
+        self._lock = threading.Lock()
+        self._loaded: dict[str, DayRun | EventRun] = {}
+        for path in runs:
+            one = load(path, **self._options)
+            if one.name in self._loaded:
+                raise ConfigError("runs that differ in name", f"two called {one.name!r}", where=str(path))
+            self._loaded[one.name] = one
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the runs, in the order given."""
+        return list(self._loaded)
+
+    def get(self, name: str) -> DayRun | EventRun | None:
+        """Give a run as it is loaded now."""
+        return self._loaded.get(name)
+
+    def stale(self) -> list[str]:
+        """Name the runs whose files have changed; files that are being replaced count as not changed yet."""
+        found = []
+        for name, one in list(self._loaded.items()):
+            try:
+                if stamp_of(one.run.path, one.run.store.path) != one.stamp:
+                    found.append(name)
+            except OSError:
+                continue
+        return found
+
+    def forget(self, name: str) -> int:
+        """Drop users that the log does not hold any more, before the new state is loaded; give how many."""
+        from habitus.data.store import Store
+
+        with self._lock:
+            one = self._loaded[name]
+            left = set(Store.open(one.run.store.path).users["user"].cast(pl.String).to_list())
+            gone = [user for user in one.rows if user not in left]
+            for user in gone:
+                del one.rows[user]
+            return len(gone)
+
+    def swap(self, name: str) -> None:
+        """Load a run again and answer from it from now on. Errors: those of `load`; then the old one stays."""
+        old = self._loaded[name]
+        fresh = load(open_run(old.run.path, old.run.store.path), **self._options)
+        with self._lock:
+            self._loaded[name] = fresh
