@@ -56,18 +56,23 @@ def power(runs: int) -> None:
         past = draw(generator(seed, "past"), (1, 400_000), 0.0)[0]
         if is_ratio:
             level, spread = past[:, 0].mean() / past[:, 1].mean(), ratio_variance(past[:, 0], past[:, 1])
-            n = n_mean(spread, lift * level)
+            n = n_mean(spread, lift * level, treated=spread * (1 + lift))
         else:
             level = past[:, 0].mean()
-            n = n_binary(level, lift) if "binary" in name else n_mean(past[:, 0].var(), lift * level)
-        found = simulate(draw, int(np.ceil(n)), lift=lift, truth=lift * level, n_experiments=runs, n_looks=1, is_ratio=is_ratio, seed=10 + seed)  # fmt: skip
+            spread = past[:, 0].var()
+            grown = spread * (1 + lift) ** 2
+            n = n_binary(level, lift) if "binary" in name else n_mean(spread, lift * level, treated=grown)
+        options = {"lift": lift, "truth": lift * level, "n_experiments": runs, "is_ratio": is_ratio, "seed": 10 + seed}
+        found = simulate(draw, int(np.ceil(n)), n_looks=1, **options)
         said = f"planned .80 for {lift:+.0%} with {n:,.0f} users an arm; {runs:,} experiments"
         record("abtest", f"{name}: power", found.right, "", said)
         record("abtest", f"{name}: coverage of the 95 % interval", found.coverage, "", said)
     deff = design_effect(23.3, 0.02, 1.5)
     rows = n_binary(0.05, 0.15) * deff
-    found = simulate(clustered_world(cv=1.5), int(np.ceil(rows / 23.3)), lift=0.15, n_experiments=runs, n_looks=1, is_ratio=True, seed=20)  # fmt: skip
-    record("abtest", "clustered, sized by n of rows x design effect: power", found.right, "", f"deff {deff:.2f}, {rows:,.0f} rows an arm")  # fmt: skip
+    draw, n = clustered_world(cv=1.5), int(np.ceil(rows / 23.3))
+    found = simulate(draw, n, lift=0.15, n_experiments=runs, n_looks=1, is_ratio=True, seed=20)
+    said = f"deff {deff:.2f}, {rows:,.0f} rows an arm"
+    record("abtest", "clustered, sized by n of rows x design effect: power", found.right, "", said)
     naive = _rows_as_units(runs)
     record("abtest", "clustered: false alarms if rows are taken for users", naive, "", f"{runs:,} experiments, cv 1.5")
 
@@ -84,8 +89,9 @@ def _rows_as_units(runs: int) -> float:
 def cuped(runs: int) -> None:
     """Variance left over against 1 - rho^2, as estimated and as seen; bias; and what rho = 0 costs."""
     for rho in (0.0, 0.3, 0.5, 0.7, 0.9):
-        found = simulate(heavy_world(rho=rho), 2000, lift=0.01, truth=0.1, n_experiments=runs, n_looks=1, adjust=True, seed=30)  # fmt: skip
-        plain = simulate(heavy_world(rho=rho), 2000, lift=0.01, truth=0.1, n_experiments=runs, n_looks=1, seed=30)
+        options = {"lift": 0.01, "truth": 0.1, "n_experiments": runs, "n_looks": 1, "seed": 30}
+        found = simulate(heavy_world(rho=rho), 2000, adjust=True, **options)
+        plain = simulate(heavy_world(rho=rho), 2000, **options)
         said = f"{runs:,} experiments, 2,000 users an arm"
         record("abtest", f"CUPED, rho {rho}: variance / (plain x (1 - rho^2))", found.shrink / (1 - rho**2), "", said)
         seen = found.spread * found.shrink / plain.spread / (1 - rho**2)
@@ -102,19 +108,27 @@ def splits(runs: int) -> None:
     rng, trials = generator(4, "srm"), 100 * runs
     for n in (10_000, 100_000, 1_000_000):
         fair = rng.binomial(n, 0.5, trials)
-        record("abtest", f"split of {n:,}: false alarms at .001", float((srm(fair, n - fair) < 0.001).mean()), "", f"{trials:,} splits")  # fmt: skip
-        left = rng.binomial(n // 2, 0.98, trials)
-        record("abtest", f"split of {n:,}: found when 2 % of one arm is lost", float((srm(left, np.full(trials, n // 2)) < 0.001).mean()), "", f"{trials:,} splits")  # fmt: skip
+        alarms = float((srm(fair, n - fair) < 0.001).mean())
+        record("abtest", f"split of {n:,}: false alarms at .001", alarms, "", f"{trials:,} splits")
+        for lost in (0.02, 0.05):
+            left = rng.binomial(n // 2, 1 - lost, trials)
+            found = float((srm(left, np.full(trials, n // 2)) < 0.001).mean())
+            record(
+                "abtest", f"split of {n:,}: found when {lost:.0%} of one arm is lost", found, "", f"{trials:,} splits"
+            )
     days = rng.binomial(10_000, 0.5, (10 * runs, 28)).cumsum(axis=1)
     n = np.arange(1, 29) * 10_000
     evidence = log_bayes_split(days.astype(float), (n - days).astype(float))
-    record("abtest", "split, running test on 28 mornings: false alarms at .001", float((evidence > -np.log(0.001)).any(axis=1).mean()), "", f"{10 * runs:,} experiments")  # fmt: skip
+    said, running = f"{10 * runs:,} experiments", float((evidence > -np.log(0.001)).any(axis=1).mean())
+    record("abtest", "split, running test on 28 mornings: false alarms at .001", running, "", said)
     naive = (srm(days, n - days) < 0.001).any(axis=1).mean()
-    record("abtest", "split, chi-squared on 28 mornings: false alarms at .001", float(naive), "", f"{10 * runs:,} experiments")  # fmt: skip
+    record("abtest", "split, chi-squared on 28 mornings: false alarms at .001", float(naive), "", said)
     lost = rng.binomial(5000, 0.98, (10 * runs, 28)).cumsum(axis=1)
     evidence = log_bayes_split(lost.astype(float), (np.arange(1, 29) * 5000).astype(float))
     caught = evidence > -np.log(0.001)
-    record("abtest", "split, running test, 2 % of one arm lost: found within 28 days", float(caught.any(axis=1).mean()), "", f"median day {np.median(caught.argmax(axis=1)) + 1:.0f}, 10,000 users a day")  # fmt: skip
+    said = f"median day {np.median(caught.argmax(axis=1)) + 1:.0f}, 10,000 users a day"
+    share = float(caught.any(axis=1).mean())
+    record("abtest", "split, running test, 2 % of one arm lost: found within 28 days", share, "", said)
 
 
 def real_data(salts: int) -> None:
@@ -135,12 +149,13 @@ def real_data(salts: int) -> None:
             columns, _ = past_columns(experiment, experiment.primary)
             for adjust in (False, True):
                 found = a_a(np.arange(len(columns)), columns, salts, is_ratio=kind == "ratio", adjust=adjust)
-                said = f"{len(columns):,} users, {salts:,} salts, {'CUPED' if adjust else 'plain'}"
-                record("abtest", f"A/A on Online Retail, {name}: rejected at .05", found.rejected, "", said)
-                record("abtest", f"A/A on Online Retail, {name}: p of KS against uniform", found.ks, "", said)
+                said, kind_of = f"{len(columns):,} users, {salts:,} salts", "CUPED" if adjust else "plain"
+                record("abtest", f"A/A, {name}, {kind_of}: rejected at .05", found.rejected, "", said)
+                record("abtest", f"A/A, {name}, {kind_of}: p of KS against uniform", found.ks, "", said)
             plan = make_plan(experiment)
             sized = plan.metrics[name]
-            record("abtest", f"Online Retail, {name}: users per arm for +10 %", plan.n_plain, "", f"with CUPED {plan.n_per_arm:,}, rho {sized.rho:.2f}")  # fmt: skip
+            said = f"with CUPED {plan.n_per_arm:,}, rho {sized.rho:.2f}"
+            record("abtest", f"Online Retail, {name}: users per arm for +10 %", plan.n_plain, "", said)
 
 
 def main() -> None:

@@ -164,7 +164,9 @@ def _size(experiment: Experiment, metric: Metric, past: Any) -> Sized:
     if metric.kind == "binary" and metric.role != "guardrail":
         n = n_binary(baseline, metric.sign * change, **values)
     else:
-        n = n_mean(spread, change * baseline, **values)
+        # a lift scales amounts, so their variance by its square; counts vary as their mean does
+        grown = (1 + metric.sign * change) ** (2 if metric.kind == "mean" else 1)
+        n = n_mean(spread, change * baseline, treated=spread * grown if metric.lift else None, **values)
     rows = n * deff * saved
     return Sized(
         baseline=baseline,

@@ -22,15 +22,20 @@ def n_binary(rate: float, lift: float, *, alpha: float = 0.05, power: float = 0.
     return float(spread**2 / (changed - rate) ** 2)
 
 
-def n_mean(variance: float, delta: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
+def n_mean(
+    variance: float, delta: float, *, treated: float | None = None, alpha: float = 0.05, power: float = 0.8
+) -> float:
     """Give users per arm to find a difference `delta` of means, or of ratios by their linearised variance.
+
+    `treated` is the variance under treatment [default: the same]: amounts that grow by a tenth vary by a fifth more.
 
     >>> round(n_mean(1.0, 0.1))
     1570
     """
     if not (variance > 0 and delta):
         raise ConfigError("a variance above 0 and a change", f"{variance:g} and {delta:g}", where="plan")
-    return float(2 * sum(_quantiles(alpha, power)) ** 2 * variance / delta**2)
+    both = variance + (variance if treated is None else treated)
+    return float(sum(_quantiles(alpha, power)) ** 2 * both / delta**2)
 
 
 def detectable(variance: float, n: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
