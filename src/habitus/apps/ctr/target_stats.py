@@ -20,8 +20,8 @@ def target_stats(
 
     Rate: (clicks + a p) / (views + a) with a = 50 and p the rate of all rows known by then. A row of day d is known
     from day d + max(1, delay) on: complete days only, and a label that takes `delay` days is not known before. Before
-    anything is known p is 0.05. `same_day` makes the mistake on purpose, for the audit: it adds the other rows of the
-    day, labels and all.
+    anything is known p is 0.05. `same_day` makes the mistake on purpose, for the audit: it counts the whole day of
+    the row, its own label too.
 
     Errors: `ConfigError` for a negative delay or days that are not small positive numbers.
 
@@ -35,8 +35,6 @@ def target_stats(
     known = day + (0 if same_day else max(1, delay))
     _, code = np.unique(key, return_inverse=True)
     clicks, views = _running(code * _SPAN + known, label, code * _SPAN + day, code * _SPAN)
-    if same_day:
-        clicks, views = clicks - label, views - 1
     all_clicks, all_views = _running(known, label, day, np.zeros_like(day))
     overall = np.where(all_views > 0, all_clicks / np.maximum(all_views, 1), FIRST_RATE)
     return (clicks + PRIOR_WEIGHT * overall) / (views + PRIOR_WEIGHT), np.log1p(views)
