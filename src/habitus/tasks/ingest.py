@@ -112,12 +112,12 @@ def append(
     """
     from habitus.data.append import append as write
     from habitus.data.store import Store
+    from habitus.tokens.stored_counts import derive_counts
 
     own = Store.open(store).schema
     log = log_of(source, schema=own if schema is None else schema, folder=folder, query=query, table=table)
-    return write(
-        store, _with_tables(log, calendar, (audiences, event_items), profiles, items), memory_limit=memory_limit
-    )
+    whole = _with_tables(log, calendar, (audiences, event_items), profiles, items)
+    return write(store, whole, memory_limit=memory_limit, derive=derive_counts)
 
 
 def log_of(

@@ -22,6 +22,16 @@ PLAIN = ("version", "n", "block", "way", "amount", "digits", "until", "week_star
 
 def write_files(interests: Interests, folder: Path) -> None:
     """Write both files into a folder."""
+    write_pair(interests, folder)
+
+
+def read_files(folder: Path) -> Interests:
+    """Read both files of a folder. Errors as in `read_pair`."""
+    return read_pair(folder / WORDS, folder / ARRAYS)
+
+
+def write_pair(interests: Interests, folder: Path) -> dict[str, Path]:
+    """Write both files; give their paths as `words` and `arrays`. Equal interests give equal bytes."""
     words: dict[str, Any] = {"format": FORMAT} | {name: getattr(interests, name) for name in PLAIN}
     for name in ("item_ids", "names", "groups", "fields", "values"):
         words[name] = getattr(interests, name)
@@ -33,22 +43,24 @@ def write_files(interests: Interests, folder: Path) -> None:
     write_json(folder / WORDS, words)
     with (folder / ARRAYS).open("wb") as file:
         np.savez(file, of_item=interests.of_item, idf=interests.idf, **frozen_arrays(interests))  # pyright: ignore
+    return {"words": folder / WORDS, "arrays": folder / ARRAYS}
 
 
-def read_files(folder: Path) -> Interests:
+def read_pair(words_file: Path, arrays_file: Path) -> Interests:
     """Read both files. Errors: `ArtifactError`; `FingerprintError` when the content does not give the version."""
+    where = str(words_file)
     try:
-        words = json.loads((folder / WORDS).read_text("utf-8"))
+        words = json.loads(words_file.read_text("utf-8"))
         if words["format"] != FORMAT:
-            raise ArtifactError(f"interests of format {FORMAT}", str(words["format"]), where=str(folder))
-        with np.load(folder / ARRAYS, allow_pickle=False) as archive:
+            raise ArtifactError(f"interests of format {FORMAT}", str(words["format"]), where=where)
+        with np.load(arrays_file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         found = _built(words, arrays)
     except (OSError, ValueError, KeyError, TypeError) as cause:
-        raise ArtifactError("a folder of interests", str(cause)[:300], where=str(folder), fix="fit again") from cause
+        raise ArtifactError("a file of interests", str(cause)[:300], where=where, fix="fit again") from cause
     if version_of(found) != found.version:
         raise FingerprintError(
-            f"interests of version {found.version}", f"content of version {version_of(found)}", where=str(folder),
+            f"interests of version {found.version}", f"content of version {version_of(found)}", where=where,
             fix="fit again: a file was changed",
         )  # fmt: skip
     return found

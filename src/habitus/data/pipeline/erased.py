@@ -33,7 +33,7 @@ def is_erased(user: str) -> str:
 def write_erased(engine: duckdb.DuckDBPyConnection, old: Path | None, path: Path) -> int:
     """Add the ids of the table `erased_ids` (user, as text) to an older list; give how many it holds."""
     salt = secrets.token_hex(16)
-    before = "SELECT NULL AS salt, NULL AS hash LIMIT 0"
+    before = "SELECT NULL::VARCHAR AS salt, NULL::VARCHAR AS hash WHERE FALSE"
     if old is not None:
         before = f"SELECT salt, hash FROM read_parquet({literal(old)})"
         salt = str(engine.execute(f"SELECT any_value(salt) FROM ({before})").fetchall()[0][0])
