@@ -52,7 +52,8 @@ def _asked(record: Record, ranking: Ranking) -> list[tuple[str, str]]:
 def _answers(ranking: Ranking, model: str) -> list[Answer]:
     row = next((row for row in ranking.table if row.model == model), None)
     found = []
-    for key in HEADLINES if row else ():
+    has_new = row is not None and "new_hit_rate@10" in row.metrics  # then the first guess is often what was had before
+    for key in HEADLINES[: 2 if has_new else 3] if row else ():
         estimate = row.metrics.get(key)  # pyright: ignore
         if estimate is not None and estimate.value is not None:
             low, high = percent(estimate.low), percent(estimate.high)
