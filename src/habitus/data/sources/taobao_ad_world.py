@@ -8,7 +8,7 @@ users of the world give.
 
 The bait: most clicks are followed within seconds by a `pv` of the ad's category and brand. p was computed before; who
 joins by day sees the answer, and beats the ceiling. Written in chunks of users, so a larger world begins like a
-smaller one with as many ads.
+smaller one with as many ads, once that has 4,000 users.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from habitus.data.history import BehaviourLog, History, last_runs
 from habitus.data.impressions import DAY
 from habitus.data.sources.taobao_ad import END_DAY, FILES, FIRST_DAY, FIRST_IMPRESSION_DAY, KINDS, PROFILE, UTC_OFFSET
 
-CHUNK_USERS = 2000
+CHUNK_USERS = 500
+PILOT_CHUNKS = 8  # of users that fix the constants
 N_TOKENS = 50
 PIDS = ("430539_1007", "430548_1007")
 N_DAYS = END_DAY - FIRST_DAY
@@ -260,7 +261,7 @@ def _timing(log: BehaviourLog, time: np.ndarray, first: np.ndarray, last: np.nda
 def _fit_law(world: TaobaoAdWorld, ads: _Ads) -> tuple[np.ndarray, float]:
     """Fit the constants on the first users: a lower-triangular map of the raw parts, and b for the wanted rate."""
     raw = np.concatenate(
-        [_drawn(world, ads, chunk)[-1] for chunk in range(min(2, -(-world.n_users // CHUNK_USERS)))], 1
+        [_drawn(world, ads, chunk)[-1] for chunk in range(min(PILOT_CHUNKS, -(-world.n_users // CHUNK_USERS)))], 1
     )
     n = raw.shape[1]
     basis = np.vstack([np.ones(n), raw])  # constant, share, five raw parts
