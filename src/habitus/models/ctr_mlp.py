@@ -42,7 +42,7 @@ class CtrMLPConfig(Config):
 
 
 class CtrMLP(nn.Module):
-    """Means of category and brand vectors per kind, shares of the kinds, and the ad -> logit B.
+    """Means over the tokens of category and brand vectors, one part per kind, shares of the kinds, the ad -> logit B.
 
     >>> shape = ClickShape((5, 3), 2, 10, 10, 5)
     >>> CtrMLP(CtrMLPConfig(size="tiny"), shape).config.width
@@ -65,8 +65,8 @@ class CtrMLP(nn.Module):
         kinds = torch.arange(self.shape.n_kinds, device=vectors.device)
         of_kind = ((batch.tokens[..., KIND, None] == kinds) & ~batch.is_padding[..., None]).float()  # B T K
         n = of_kind.sum(1)
-        means = of_kind.transpose(1, 2) @ vectors / n.clamp(min=1)[..., None]
         total = n.sum(1, keepdim=True)
+        means = of_kind.transpose(1, 2) @ vectors / total.clamp(min=1)[..., None]  # adds up to the mean of all tokens
         shares = torch.cat([n / total.clamp(min=1), total.log1p() / 4], -1)
         return self.tower(batch, [means.flatten(1), shares, self.tables.ad(batch.target)])
 

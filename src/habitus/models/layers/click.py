@@ -90,6 +90,8 @@ class Tower(nn.Module):
     Sources: Cheng et al. 2016 (wide and deep).
     """
 
+    first: Tensor
+
     def __init__(self, shape: ClickShape, d_field: int, d_read: int, size: str, dropout: float) -> None:
         super().__init__()
         first = torch.tensor([0, *shape.static_sizes[:-1]], dtype=torch.int64).cumsum(0)[: len(shape.static_sizes)]
