@@ -16,6 +16,7 @@ MODELS = {
     "popularity": "habitus.models.popularity:Popularity",
     "history_density": "habitus.models.history_density:HistoryDensity",
     "behavegpt": "habitus.models.behavegpt:BehaveGPT",
+    "lurm": "habitus.models.lurm:Lurm",
     "ctr_mlp": "habitus.models.ctr_mlp:CtrMLP",
     "din": "habitus.models.din:DIN",
     "time_bst": "habitus.models.time_bst:TimeBST",

@@ -17,6 +17,7 @@ from habitus.core.progress import track
 from habitus.data.calendar import to_date
 from habitus.models.artifact import load_artifact
 from habitus.tasks.event_recipe import EventRecipe
+from habitus.tasks.lurm_recipe import LurmRecipe
 from habitus.tasks.predict import eligible_at, manifest, write_table
 from habitus.tasks.run import Run, open_run
 from habitus.tokens.loader import DayLoader, Inputs, prepare
@@ -40,7 +41,8 @@ def embed(
 
     The first member's encoder output h is pooled over the kept days: `mean`, `max`, `last`, or `recent`, weights
     softmax(10 day / (H - 1)), which lean towards the cut-off. Vectors of two runs, or of two members, do not compare.
-    For a run of events see `embed_events`, which takes `histories` and `per_event` and has no pooling.
+    For a run of events see `embed_events`, which takes `histories` and `per_event` and has no pooling;
+    for a run of LURM `embed_lurm`, with neither.
 
     Errors: as `predict`; `ConfigError` for an unknown pooling.
     """
@@ -48,6 +50,10 @@ def embed(
         meant = nearest(pooling, get_args(Pooling))
         raise ConfigError("one of " + ", ".join(get_args(Pooling)), repr(pooling), fix=f"did you mean {meant!r}?")
     run = open_run(run, store)
+    if isinstance(run.recipe, LurmRecipe):
+        from habitus.tasks.embed_lurm import embed_lurm
+
+        return embed_lurm(run, cutoff=cutoff, out=out)
     if isinstance(run.recipe, EventRecipe):
         from habitus.tasks.answer_events import embed_events
 

@@ -24,7 +24,7 @@ from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.forecast import Forecast, Heads, day_interval, day_totals, total_interval
 from habitus.tasks.gate import GateRow, gate_rows
 from habitus.tasks.recipe import Recipe
-from habitus.tasks.run import Run, open_run, update_metrics
+from habitus.tasks.run import Run, of_days, open_run, update_metrics
 from habitus.tasks.scores import day_values, row_scores, scored_beside
 from habitus.tokens.spec import InputSpec
 
@@ -83,6 +83,7 @@ def evaluate(
     run = open_run(run, store)
     if isinstance(run.recipe, EventRecipe):
         return evaluate_events(run, [open_run(other, run.store.path) for other in against])
+    run = of_days(run)
     recipe = run.recipe
     samples = samples_of(run.store, recipe.cutoffs, "test")
     others = open_others(run, against, samples)

@@ -123,13 +123,19 @@ class EventRecipe(Config):
         return model.Config.parse(values, where=f"{where}: model")
 
 
-def read_recipe(path: str | Path) -> Recipe | EventRecipe:
-    """Read a recipe of either kind; the model's name decides. Errors: `ConfigError`, `CutoffError`, `TargetError`.
+def read_recipe(path: str | Path) -> Any:
+    """Read a recipe of any kind: a `Recipe`, an `EventRecipe` or a `LurmRecipe`; the model's name decides.
+
+    Errors: `ConfigError`, `CutoffError`, `TargetError`.
 
     >>> read_recipe("recipes/beauty_sasrec.toml").field  # doctest: +SKIP
     'item'
     """
     model = read_toml(path).get("model", {})
     name = model.get("name", "lumos") if isinstance(model, dict) else "lumos"
+    if name == "lurm":
+        from habitus.tasks.lurm_recipe import LurmRecipe
+
+        return LurmRecipe.read(path)
     is_of_events = resolve(MODELS, name, kind="model").Shape is EventShape
     return EventRecipe.read(path) if is_of_events else Recipe.read(path)

@@ -17,7 +17,7 @@ from habitus.data.store import Store
 from habitus.models.artifact import Artifact, load_artifact
 from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.forecast import LEVELS, Forecast, Heads, forecast
-from habitus.tasks.run import Run, open_run, provenance
+from habitus.tasks.run import Run, of_days, open_run, provenance
 from habitus.tokens.loader import prepare
 from habitus.tokens.spec import InputSpec
 
@@ -64,6 +64,7 @@ def predict(
         return predict_events(run, cutoff=cutoff, histories=histories, top=top, is_new=is_new, out=out)
     if histories is not None or is_new:
         raise ConfigError("a run of events", "a run of user-days", where=str(run.path), fix="ask one")
+    run = of_days(run)
     artifact = load_artifact(run.artifact_path)
     samples = eligible_at(run, cutoff)
     spec = InputSpec.from_json(artifact.spec)

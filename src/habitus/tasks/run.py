@@ -22,9 +22,10 @@ from habitus.core.atomic import new_file, write_json
 from habitus.core.errors import ArtifactError, ConfigError, FingerprintError
 from habitus.data.store import Store
 from habitus.tasks.event_recipe import EventRecipe, read_recipe
+from habitus.tasks.lurm_recipe import LurmRecipe
 from habitus.tasks.recipe import Recipe
 
-R = TypeVar("R", bound=Recipe | EventRecipe)
+R = TypeVar("R", bound=Recipe | EventRecipe | LurmRecipe)
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,10 @@ def open_run(path: str | Path | Run, store: str | Path | None = None) -> Run:
 
 
 def of_days(run: Run[Any]) -> Run[Recipe]:
-    """Give the run back if it is one of user-days. Errors: `ConfigError` for a run of events."""
-    if isinstance(run.recipe, EventRecipe):
-        found = f"a run of events ({run.recipe.model['name']})"
+    """Give the run back if it is one of user-days. Errors: `ConfigError` for a run of another kind."""
+    if not isinstance(run.recipe, Recipe):
+        kind = "events" if isinstance(run.recipe, EventRecipe) else "whole lives"
+        found = f"a run of {kind} ({run.recipe.model['name']})"
         raise ConfigError("a run of user-days", found, where=str(run.path), fix="train a recipe of LUMOS for this")
     return run
 

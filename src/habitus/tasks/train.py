@@ -19,6 +19,7 @@ from habitus.models.heads import fit_head, n_outputs
 from habitus.models.lumos import Lumos, LumosConfig, LumosShape
 from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.forecast import Heads, fit_calibration, forecast
+from habitus.tasks.lurm_recipe import LurmRecipe
 from habitus.tasks.recipe import Recipe
 from habitus.tasks.run import Run, start_run, update_metrics
 from habitus.tokens.loader import DayLoader, Inputs, prepare
@@ -40,7 +41,7 @@ def train(
     First on the train cut-offs with early stopping on the validation cut-offs; calibrators are fitted on the forecasts
     of these models for validation. Then, with `refit`, again from the start on train + gap + validation, for as many
     epochs as the first pass chose. The test cut-offs are never read. A recipe for a model of events takes
-    `train_events` instead.
+    `train_events` instead, one of whole lives `train_lurm`.
 
     Parameters
     ----------
@@ -58,6 +59,10 @@ def train(
     run = start_run(recipe, out, store)
     chosen = run.recipe if seeds is None else run.recipe.model_copy(update={"seeds": tuple(seeds)})
     run = Run(run.path, chosen, run.store)
+    if isinstance(chosen, LurmRecipe):
+        from habitus.tasks.train_lurm import train_lurm
+
+        return train_lurm(run)
     if isinstance(chosen, EventRecipe):
         from habitus.tasks.train_events import train_events
 

@@ -1,0 +1,274 @@
+"""LURM's encoder: a user's whole life as bags of interests in, M vectors and a flat one out.
+
+A soft split of the interests among M anchors; per window and anchor the gated sum of the table's rows; aggregation over
+the windows of a scale, then over scales. After arXiv 2110.11337, whose widths, numbers and losses are not disclosed:
+"our LURM". Two additions are ours: a straight way, which adds a linear reading of the life bag to each anchor's vector,
+and a flat vector in which an anchor weighs as much as its part of that vector does. `paper_form` leaves both out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from habitus.core.config import Config
+from habitus.core.errors import ConfigError
+from habitus.models.layers.catalogue import lookup
+from habitus.tokens.bags import DEFAULT, Bags, ScaleBags, parse_scales
+
+Size = Literal["tiny", "small", "base", "large"]
+SIZES = {"tiny": (32, 4, 16, 16), "small": (64, 8, 32, 32), "base": (128, 8, 32, 64), "large": (256, 16, 64, 64)}
+ON_TOP = 0.1  # gain of the aggregated states beside the straight way, at first
+
+
+class LurmConfig(Config):
+    """What the user chooses. One dial first: `size` sets D, M, R and P; each can be set alone.
+
+    `start`: `spectral` begins at the leading directions of the train bags, one set per group of interests (see
+    `models.lurm_start`); `random` at noise. `mass`: an anchor's weight in `flat` is its share of the `energy` of all
+    anchors' vectors, its `share` of the life bag, or `none`. Errors: an unknown key is a `ConfigError` from `parse`.
+
+    >>> config = LurmConfig(size="base")
+    >>> config.widths, config.d_flat
+    ((128, 8, 32, 64), 512)
+    """
+
+    size: Size = "small"
+    d_model: int | None = Field(None, gt=0)
+    n_anchors: int | None = Field(None, gt=0)
+    d_gate: int | None = Field(None, gt=0)
+    d_out: int | None = Field(None, gt=0)
+    scales: str = DEFAULT
+    top: int = Field(512, gt=0)
+    time: Literal["gru", "attention", "mean"] = "gru"
+    mass: Literal["energy", "share", "none"] = "energy"
+    start: Literal["spectral", "random"] = "spectral"
+    is_straight: bool = True
+    paper_form: bool = False
+
+    @property
+    def widths(self) -> tuple[int, int, int, int]:
+        """D, M, R, P in force."""
+        asked = (self.d_model, self.n_anchors, self.d_gate, self.d_out)
+        d, m, r, p = (own if own is not None else default for own, default in zip(asked, SIZES[self.size]))
+        return d, m, r, p
+
+    @property
+    def d_flat(self) -> int:
+        """M P."""
+        return self.widths[1] * self.widths[3]
+
+    @property
+    def form(self) -> tuple[str, str, bool]:
+        """Mass, start and straight way in force."""
+        return ("share", "random", False) if self.paper_form else (self.mass, self.start, self.is_straight)
+
+
+@dataclass(frozen=True)
+class LurmShape:
+    """What the data imply: V, id 0 included, and the number of windows per scale."""
+
+    n_interests: int
+    windows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LurmOutput:
+    """`vectors` B M P of unit length, `mass` B M that sums to 1, `flat` B M*P of unit length."""
+
+    vectors: Tensor
+    mass: Tensor
+    flat: Tensor
+
+
+class Lurm(nn.Module):
+    """Bags in, vectors out. Users do not see each other; an empty history gives the model's empty vector.
+
+    Parameters
+    ----------
+    config, shape
+        What the user chose, and what the data imply.
+    seed
+        Of the first weights; the global random state is left as it was.
+
+    >>> model = Lurm(LurmConfig(size="tiny", scales="life"), LurmShape(50, (1,)))
+    >>> sum(p.numel() for p in model.parameters()) > 50 * 32
+    True
+    """
+
+    Config = LurmConfig
+    Shape = LurmShape
+
+    def __init__(self, config: LurmConfig, shape: LurmShape, seed: int = 0) -> None:
+        super().__init__()
+        self.config, self.shape = config, shape
+        self.mass, _, self.is_straight = config.form
+        self.scales = parse_scales(config.scales)
+        if tuple(scale.windows for scale in self.scales) != tuple(shape.windows):
+            raise ConfigError(f"windows {[s.windows for s in self.scales]} of {config.scales}", str(shape.windows))
+        self.life = next((k for k, scale in enumerate(self.scales) if not scale.blocks), None)
+        if self.life is None and (self.is_straight or self.mass == "share"):
+            raise ConfigError(
+                "the scale life for the straight way and for mass = 'share'", config.scales, where="scales"
+            )
+        d, m, r, p = config.widths
+        with torch.device("meta"):  # `_initialise` draws everything
+            self.table = nn.Parameter(torch.empty(shape.n_interests, d))
+            self.gate = nn.Linear(d, r, bias=False)
+            self.aspect = nn.Parameter(torch.empty(m, r))  # q
+            self.told = nn.Linear(2, d)
+            self.anchor = nn.Parameter(torch.empty(m, d))  # c
+            self.empty = nn.Parameter(torch.empty(m, d))
+            self.norm = nn.LayerNorm(d)
+            self.over_time = nn.ModuleList(_TIME[config.time](d) for scale in self.scales if scale.windows > 1)
+            self.query = nn.Parameter(torch.empty(m, d))
+            self.prefer = nn.Parameter(torch.zeros(len(self.scales)))
+            self.out = nn.Linear(d, p)
+            self.straight = nn.Linear(d, p, bias=False) if self.is_straight else None
+        self.to_empty(device="cpu")
+        self._initialise(seed)
+
+    def forward(self, bags: Bags) -> LurmOutput:
+        """Give the vectors of B users."""
+        summed, passed = self.anchored(bags)
+        timed: Iterator[Any] = iter(self.over_time)
+        states: list[Tensor] = []
+        for scale, h in zip(bags.scales, summed):
+            token = self._tokens(h, scale)
+            states.append(next(timed)(token, scale.is_empty) if scale.n_windows > 1 else token[:, 0])
+        states = [
+            torch.where(scale.is_empty.all(dim=1)[:, None, None], self.empty, state)
+            for scale, state in zip(bags.scales, states)
+        ]
+        state = torch.stack(states, dim=1)  # B S M D
+        heed = (state * self.query).sum(-1) / math.sqrt(state.shape[-1]) + self.prefer[:, None]
+        whole = self.out((heed.softmax(dim=1)[..., None] * state).sum(dim=1))  # B M P
+        if self.straight is not None:
+            assert self.life is not None
+            whole = self.straight(summed[self.life][:, 0]) + ON_TOP * whole
+        mass = self._masses(whole, passed)
+        vectors = F.normalize(whole, dim=-1, eps=1e-8)
+        return LurmOutput(vectors, mass, (mass.clamp(min=1e-12).sqrt()[..., None] * vectors).flatten(1))
+
+    def gates(self, rows: Tensor) -> Tensor:
+        """Give .. D -> .. M: how each row of the table is split among the anchors; sums to 1."""
+        return (self.gate(rows) @ self.aspect.T / math.sqrt(self.aspect.shape[1])).softmax(dim=-1)
+
+    def anchored(self, bags: Bags) -> tuple[list[Tensor], Tensor | None]:
+        """Give, per scale, the gated sums B T M D; and the share of the life bag that passes each gate, B M."""
+        ids, inverse = torch.cat([scale.interest for scale in bags.scales]).unique(return_inverse=True)
+        weight = torch.cat([scale.weight for scale in bags.scales])
+        sizes = [len(scale.interest) for scale in bags.scales]
+        starts = [sum(sizes[:k]) for k in range(len(sizes))]
+        offset = torch.cat([s.offset[:-1] + start for s, start in zip(bags.scales, starts)])
+        rows = lookup(ids, self.table)
+        gate = self.gates(rows)
+        found = torch.stack([_bagged(rows, inverse, offset, weight, gate[:, m]) for m in range(gate.shape[1])], dim=1)
+        widths = [scale.is_empty.numel() for scale in bags.scales]
+        parts = [
+            part.view(len(bags), scale.n_windows, *part.shape[1:])
+            for part, scale in zip(found.split(widths), bags.scales)
+        ]
+        if self.mass != "share":
+            return parts, None
+        assert self.life is not None
+        here = slice(starts[self.life], starts[self.life] + sizes[self.life])
+        passed = F.embedding_bag(
+            inverse[here], gate, bags.scales[self.life].offset[:-1], mode="sum", per_sample_weights=weight[here]
+        )
+        return parts, passed
+
+    def _tokens(self, h: Tensor, scale: ScaleBags) -> Tensor:
+        told = self.told(torch.stack([scale.log1p_n, scale.log_age], dim=-1))
+        token = F.gelu(self.norm(h + told[:, :, None] + self.anchor))
+        return torch.where(scale.is_empty[:, :, None, None], self.empty, token)
+
+    def _masses(self, whole: Tensor, passed: Tensor | None) -> Tensor:
+        energy = whole.square().sum(-1) + 1e-12 if self.mass == "energy" else torch.ones_like(whole[..., 0])
+        if passed is not None:
+            energy = torch.where(passed.sum(1, keepdim=True) > 0, passed, 1.0)
+        return energy / energy.sum(dim=1, keepdim=True)
+
+    @torch.no_grad()
+    def _initialise(self, seed: int) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if weight.ndim < 2:
+                weight.fill_(float(name == "norm.weight"))
+            else:
+                scale = 1.0 if name == "aspect" else 0.1 if name in ("query", "anchor", "empty") else None
+                weight.normal_(0, scale if scale is not None else weight.shape[1] ** -0.5, generator=draw)
+
+
+def _bagged(rows: Tensor, ids: Tensor, offset: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
+    return F.embedding_bag(ids, rows, offset, mode="sum", per_sample_weights=weight * gate[ids])
+
+
+class GruTime(nn.Module):
+    """A GRU over the windows that hold something, read at the last of them."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.gru: nn.GRU = nn.GRU(d, d, batch_first=True)
+
+    def forward(self, token: Tensor, is_empty: Tensor) -> Tensor:
+        """B T M D -> B M D; users without a window get zeros."""
+        b, t, m, d = token.shape
+        n = (~is_empty).sum(dim=1)
+        kept = n.nonzero()[:, 0]
+        if not len(kept):
+            return token.new_zeros(b, m, d)
+        order = is_empty[kept].to(torch.uint8).argsort(dim=1, stable=True)
+        order = order[:, :, None, None].expand(-1, -1, m, d)
+        packed = token[kept].gather(1, order).transpose(1, 2).reshape(-1, t, d)
+        lengths = n[kept].repeat_interleave(m)
+        rows = nn.utils.rnn.pack_padded_sequence(packed, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        state = self.gru(rows)[1][0].view(-1, m, d)
+        return token.new_zeros(b, m, d).index_copy(0, kept, state)
+
+
+class AttentionTime(nn.Module):
+    """The last window that holds something attends to those before it and itself; each place has its own key."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.ask, self.key, self.value = (nn.Linear(d, d) for _ in range(3))
+        self.older = nn.Parameter(torch.zeros(1, 1))  # loss of heed per window of age
+
+    def forward(self, token: Tensor, is_empty: Tensor) -> Tensor:
+        """B T M D -> B M D."""
+        t = token.shape[1]
+        last = torch.where(is_empty, -1, torch.arange(t, device=token.device)).amax(dim=1).clamp(min=0)
+        newest = token[torch.arange(len(token), device=token.device), last]
+        heed = (self.key(token) * self.ask(newest)[:, None]).sum(-1) / math.sqrt(token.shape[-1])
+        age = last[:, None] - torch.arange(t, device=token.device)
+        heed = heed - F.softplus(self.older) * age[:, :, None]
+        share = heed.masked_fill(is_empty[:, :, None], -1e9).softmax(dim=1)
+        return newest + (share[..., None] * self.value(token)).sum(dim=1)
+
+
+class MeanTime(nn.Module):
+    """The mean over the windows that hold something."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+
+    def forward(self, token: Tensor, is_empty: Tensor) -> Tensor:
+        """B T M D -> B M D."""
+        kept = (~is_empty)[:, :, None, None].to(token.dtype)
+        return (token * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+
+
+_TIME: dict[str, Any] = {"gru": GruTime, "attention": AttentionTime, "mean": MeanTime}
+
+
+def shape_of(config: LurmConfig, n_interests: int) -> LurmShape:
+    """Give the shape that V implies."""
+    return LurmShape(n_interests, tuple(scale.windows for scale in parse_scales(config.scales)))
