@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -16,6 +18,9 @@ def bar(description: str, total: float | None = None) -> Iterator[Callable[[floa
     >>> with bar("counting", total=2) as advance:
     ...     advance(2)
     """
+    if not sys.stderr.isatty() and "FORCE_COLOR" not in os.environ:
+        yield lambda amount: None  # a service asks for thousands of bars a minute that nobody sees
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

@@ -155,6 +155,11 @@ def question_of(run: DayRun, alternatives: Sequence[Alternative]) -> Question:
     return read_question((), rows, known, run.day, event_types=run.spec.event_types)
 
 
+def _understood(run: DayRun, alternatives: Sequence[Alternative]) -> tuple[Question, list[dict[str, Any]]]:
+    question = question_of(run, alternatives)
+    return question, evidence(run, question)
+
+
 def _futures(
     run: DayRun, inputs: Inputs, question: Question, key: str, audiences: dict[str, list[str]]
 ) -> list[Future]:
@@ -171,13 +176,14 @@ def changed(questions: list[Asked]) -> list[dict[str, Any]]:
     """Answer what-if per user: all questions of the group have the same alternatives."""
     run = questions[0].run
     assert isinstance(run, DayRun)
-    question = question_of(run, questions[0].more)
+    key = calendar_key(questions[0].more)
+    question, changes = run.remembered(key, lambda: _understood(run, questions[0].more))
     inputs, places = _inputs(questions)
     audiences = held_tables(run, [u for one in questions for u in numbered(one, questions)])[2]
-    futures = _futures(run, inputs, question, calendar_key(questions[0].more), audiences)
+    futures = _futures(run, inputs, question, key, audiences)
     found = answers(run.artifact.members, run.heads, futures, run.plan, run.artifact.calibration)
     outcomes = _outcomes(run, question.names, found)
-    facts = {"calendars": list(question.names), "changes": evidence(run, question)}
+    facts = {"calendars": list(question.names), "changes": changes}
     return [_told(one, users=[{"user": u, "outcomes": outcomes[i]} for u, i in zip(one.users, place.tolist())], **facts)
             for one, place in zip(questions, places)]  # fmt: skip
 

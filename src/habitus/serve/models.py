@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +80,7 @@ class DayRun(Loaded):
     base: Inputs
     past_bytes: int = 0
     _known: OrderedDict[str, list[tuple[str, Calendar, KnownEvents]]] = field(default_factory=OrderedDict, repr=False)
+    _memory: OrderedDict[str, Any] = field(default_factory=OrderedDict, repr=False)
     _past: dict[str, list[Encoded]] = field(default_factory=dict, repr=False)
 
     @property
@@ -121,6 +122,15 @@ class DayRun(Loaded):
             self._known[key] = found
             if len(self._known) > KEPT_CALENDARS:
                 self._known.popitem(last=False)
+        return found
+
+    def remembered(self, key: str, make: Callable[[], Any]) -> Any:
+        """Give what was made under a key, or make it; the latest are kept."""
+        found = self._memory.get(key)
+        if found is None:
+            found = self._memory[key] = make()
+            if len(self._memory) > KEPT_CALENDARS:
+                self._memory.popitem(last=False)
         return found
 
     def inputs(self, rows: np.ndarray) -> Inputs:
