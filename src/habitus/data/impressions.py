@@ -17,7 +17,7 @@ class Impressions:
     """n impressions by (user, time), with raw ids. Ids are integers; 0 means none.
 
     `user` int32 number in the log; `time` int64 seconds since 1970; `label` int8; `source` int64 row of the raw file;
-    `ids` int64 [n] per static field; `cate`, `brand` int32 of the target; `price` float64 (NaN: none);
+    `ids` integers [n] per static field; `cate`, `brand` int32 of the target; `price` float64 (NaN: none);
     `has_profile` bool. `utc_offset` seconds of local time ahead of UTC; `delay` days until a label is known; `truth`
     float64 [n], the known probability of a world.
     """

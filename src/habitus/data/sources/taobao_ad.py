@@ -266,13 +266,13 @@ def _write_tables(engine: duckdb.DuckDBPyConnection, work: Path, target: Path) -
     rows = f"""SELECT "user", adgroup_id AS ad, CAST(time_stamp AS INTEGER) AS time,
         CAST(CASE coalesce(pid, '') {whens} END AS SMALLINT) AS pid, clk, file_row_number AS row
         FROM {sample} ORDER BY "user", time, row"""
-    files = {c: _new_array(target / f"impressions_{c}.npy", dtype, n) for c, dtype in IMPRESSIONS.items()}
-    at = 0
+    files = {c: _ColumnFile(target / f"impressions_{c}.npy", dtype, n) for c, dtype in IMPRESSIONS.items()}
     for batch in engine.sql(rows).to_arrow_reader(1_000_000):
         for name, file in files.items():
             values = batch.column(name).to_numpy(zero_copy_only=False)
-            file[at : at + batch.num_rows] = np.searchsorted(users, values) if name == "user" else values
-        at += batch.num_rows
+            file.write(np.searchsorted(users, values) if name == "user" else values)
+    for file in files.values():
+        file.close()
     sql = f"SELECT count(*) FROM {sample} AND adgroup_id NOT IN (SELECT adgroup_id FROM {ads} WHERE reason IS NULL)"
     orphans = engine.execute(sql).fetchall()[0][0]
     return {"placements": pids, "n_users": len(users), "impressions_without_ad_features": orphans}
@@ -285,37 +285,50 @@ def _write_log(engine: duckdb.DuckDBPyConnection, work: Path, target: Path, n: i
     rows = f"""SELECT CAST("user" AS BIGINT) << 31 | time_stamp AS key, CAST(CASE btag {whens} END AS UTINYINT) AS kind,
         coalesce(cate, 0) AS cate, coalesce(brand, 0) AS brand
         FROM {_parquet(work, "behavior_log")} WHERE reason IS NULL ORDER BY key, file_row_number"""
-    files = {name: _new_array(target / f"log_{name}.npy", dtype, n) for name, dtype in COLUMNS.items()}
-    counts, at = np.zeros(len(users), np.int64), 0
+    files = {name: _ColumnFile(target / f"log_{name}.npy", dtype, n) for name, dtype in COLUMNS.items()}
+    counts = np.zeros(len(users), np.int64)
     with engine_errors("behavior_log"), bar("sorting behaviours", n) as advance:
         for batch in engine.sql(rows).to_arrow_reader(1_000_000):
-            part = slice(at, at + batch.num_rows)
             key = batch.column("key").to_numpy()
-            files["time"][part] = key & (2**31 - 1)
+            files["time"].write(key & (2**31 - 1))
             for name in ("kind", "cate", "brand"):
-                files[name][part] = batch.column(name).to_numpy()
+                files[name].write(batch.column(name).to_numpy())
             found, n_each = np.unique(key >> 31, return_counts=True)
             counts[np.searchsorted(users, found)] += n_each
-            at += batch.num_rows
             advance(batch.num_rows)
-    offsets = np.concatenate([[0], counts.cumsum()]).astype(np.int64)
+    for file in files.values():
+        file.close()
+    _index_log(target, np.concatenate([[0], counts.cumsum()]).astype(np.int64))
+
+
+def _index_log(target: Path, offsets: np.ndarray) -> None:
+    """Write offsets, runs and repeats, a stretch of users at a time."""
+    n, starts = int(offsets[-1]), []
     np.save(target / "log_offsets.npy", offsets)
-    repeats = _new_array(target / "log_repeats.npy", np.uint8, n)
-    starts = []
+    repeats = _ColumnFile(target / "log_repeats.npy", np.uint8, n)
     for first, last in user_stretches(offsets):
         part = slice(offsets[first], offsets[last])
-        here = {name: np.asarray(file[part]) for name, file in files.items()}
-        run, repeats[part] = index_rows(**here, offsets=offsets[first : last + 1] - offsets[first])
+        here = {name: np.array(_mapped(target / f"log_{name}.npy")[part]) for name in COLUMNS}
+        run, repeat = index_rows(**here, offsets=offsets[first : last + 1] - offsets[first])
+        repeats.write(repeat)
         starts.append((run + offsets[first]).astype(np.uint32 if n < 2**32 else np.int64))
+    repeats.close()
     np.save(target / "log_run_start.npy", np.concatenate(starts) if starts else np.zeros(0, np.uint32))
 
 
-def _new_array(path: Path, dtype: type, n: int) -> np.ndarray:
-    """Make a .npy file to fill through a memory map; an empty one cannot be mapped."""
-    if not n:
-        np.save(path, np.zeros(0, dtype))
-        return np.lib.format.open_memmap(path.with_suffix(".none.npy"), "w+", dtype, (1,))[:0]
-    return np.lib.format.open_memmap(path, "w+", dtype, (n,))
+class _ColumnFile:
+    """A .npy file of known length, written piece by piece: a mapped one would count as memory until it is flushed."""
+
+    def __init__(self, path: Path, dtype: type, n: int) -> None:
+        self.dtype, self.handle = np.dtype(dtype), path.open("wb")
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (n,)}
+        np.lib.format.write_array_header_1_0(self.handle, header)
+
+    def write(self, values: np.ndarray) -> None:
+        self.handle.write(np.ascontiguousarray(values, self.dtype).data)
+
+    def close(self) -> None:
+        self.handle.close()
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -330,4 +343,4 @@ def _places(known: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _taken(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    return np.append(values, 0)[at].astype(np.int64)
+    return np.append(values, 0).astype(np.int32)[at]
