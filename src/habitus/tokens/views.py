@@ -171,6 +171,7 @@ class ViewLoader(Place):
         for batch in range(self.batch, len(self)):
             self.batch = batch + 1
             yield self.views(self.users[order[batch * self.batch_size : (batch + 1) * self.batch_size]])
+        self.batch = 0
 
     def views(self, users: np.ndarray) -> ViewBatch:
         """Give the views of these users in the present epoch."""
