@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from habitus.core.errors import ConfigError, nearest
+from habitus.data.calendar import to_date
+from habitus.data.pipeline.zones import first_instant
 from habitus.tokens.codebook import Codebook, fit_codebook
 from habitus.tokens.counts import Counter
 from habitus.tokens.interest_lookup import JOIN, Lookup, field_lookup, field_texts, is_of_events, item_lookup
@@ -40,7 +42,7 @@ def fit(
         parts["values"], of_item = _event_values(store, config.fields, until), np.zeros(n_items, np.int32)
         names = [value.replace(JOIN, " / ") for value in parts["values"]]
     elif config.way == "field":
-        parts["values"], of_item = _item_values(store, config.fields, train)
+        parts["values"], of_item = _item_values(store, config.fields, train, until)
         names = [value.replace(JOIN, " / ") for value in parts["values"]]
     elif config.way == "item":
         of_item, names = _each_item(store, train)
@@ -106,6 +108,27 @@ def train_counts(store: Store, until: int) -> np.ndarray:
     return found
 
 
+def items_until(store: Store, until: int, train: np.ndarray) -> Any:
+    """Give the item table as known at the end of a day: values that events brought later are missing for train items.
+
+    Items without an event by then keep theirs: they are looked up, not learnt from.
+    """
+    import polars as pl
+
+    table, times = store.item_table, store.manifest["tables"].get("item_times")
+    if table is None or times is None:
+        return table
+    end = first_instant(to_date(until + 1), store.schema.time_zone)
+    known = pl.read_parquet(store.file(times["file"]))
+    is_train = pl.Series(train > 0)
+    columns = [
+        pl.select(pl.when(~is_train | (known[name] < end)).then(table[name]).alias(name)).to_series()
+        for name in table.columns
+        if name != "item"
+    ]
+    return table.with_columns(columns)
+
+
 def cluster_names(store: Store, of_item: np.ndarray, train: np.ndarray, n: int) -> list[str]:
     """Name each cluster after its most bought train item: its title or category, or its id."""
     labels = _item_labels(store)
@@ -157,9 +180,11 @@ def _event_values(store: Store, fields: tuple[str, ...], until: int) -> tuple[st
     return tuple(sorted(texts - {JOIN * (len(fields) - 1)}))
 
 
-def _item_values(store: Store, fields: tuple[str, ...], train: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+def _item_values(
+    store: Store, fields: tuple[str, ...], train: np.ndarray, until: int
+) -> tuple[tuple[str, ...], np.ndarray]:
     """Number the field values of train items; every item is looked up, whenever it was first seen."""
-    texts = field_texts(store.item_table, fields)
+    texts = field_texts(items_until(store, until, train), fields)
     seen = {texts[i] for i in np.flatnonzero(train)}
     values = tuple(sorted(seen - {""}))
     place = {value: k + 1 for k, value in enumerate(values)}
