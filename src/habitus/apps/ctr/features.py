@@ -17,8 +17,8 @@ from habitus.apps.ctr.spec import FeatureSpec, vocabulary
 from habitus.apps.ctr.target_stats import has_known_labels, stat_columns
 from habitus.core.errors import ConfigError, CutoffError, FingerprintError
 from habitus.core.seeds import mix
-from habitus.data.history import History
-from habitus.data.impressions import Impressions
+from habitus.data.history import History, rows_before
+from habitus.data.impressions import DAY, Impressions
 
 Features = Literal["static", "+match", "+stats", "+lurm"]
 DIAL: tuple[str, ...] = ("static", "+match", "+stats", "+lurm")
@@ -113,7 +113,7 @@ def fit_spec(
 ) -> FeatureSpec:
     """Fit vocabularies, bins, clips and scales on training rows, and on behaviours before the end of training."""
     log = shown.log
-    is_early = np.asarray(log.time) < end_day * 86_400 - shown.utc_offset
+    is_early = np.asarray(log.time) < end_day * DAY - shown.utc_offset
     vocabularies = {name: vocabulary(values[train], min_count) for name, values in shown.ids.items()}
     for name, target, past in (("cate", shown.cate, log.cate), ("brand", shown.brand, log.brand)):
         counts = np.bincount(target[train])
@@ -165,6 +165,15 @@ def encode(
         dense=spec.scaled(dense), target=target, history=History.before(shown.log, shown.user, shown.time, guard=guard),
         truth=shown.truth, spec=spec, has_stats=has_known_labels(shown), source=shown.source,
     )  # fmt: skip
+
+
+def midnight_history(shown: Impressions) -> History:
+    """Give the history of each impression before its local midnight: what a LURM vector for `+lurm` may read.
+
+    The vector is then the same for all impressions of a user and day, and no event of that day is in it.
+    """
+    midnight = shown.day.astype(np.int64) * DAY - shown.utc_offset
+    return History(shown.log, shown.log.offsets[shown.user], rows_before(shown.log, shown.user, midnight))
 
 
 def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:

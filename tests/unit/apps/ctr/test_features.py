@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from habitus.apps.ctr.examples import Examples, tokens
-from habitus.apps.ctr.features import default_days, make_examples
+from habitus.apps.ctr.features import default_days, make_examples, midnight_history
 from habitus.apps.ctr.match import NEVER, WINDOWS, match_columns, match_names
 from habitus.apps.ctr.spec import FeatureSpec
 from habitus.apps.ctr.target_stats import FIRST_RATE, stat_columns, target_stats
@@ -213,3 +213,17 @@ def test_the_dial_and_days_are_checked(drawn) -> None:
     vectors = np.ones((len(shown), 3), np.float32)
     assert make_examples(shown, features="+lurm", lurm=vectors)["train"].spec.dense_names[-1] == "lurm_2"
     assert make_examples(shown, features="static")["train"].spec.dense_names == ("log_price",)
+
+
+def test_what_a_lurm_vector_may_read_ends_at_midnight(drawn) -> None:
+    rows, shown, label = drawn
+    cut = START + 3 * 86_400
+    kept = rows[rows[:, 1] < cut]
+    whole, less = (_table(log, shown, label) for log in (rows, kept))
+    is_day = whole.day == 17_295
+    assert is_day.any()
+    a, b = midnight_history(whole).of(is_day), midnight_history(less).of(is_day)
+    assert np.array_equal(a.hist_end - a.user_start, b.hist_end - b.user_start)
+    for i, j, k, m in zip(a.user_start, a.hist_end, b.user_start, b.hist_end, strict=True):
+        assert np.array_equal(whole.log.cate[i:j], less.log.cate[k:m])
+    assert (a.hist_end < whole.log.offsets[whole.user[is_day] + 1]).any()
