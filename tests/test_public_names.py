@@ -22,6 +22,7 @@ PUBLIC = {
     # the verbs, each also a command
     "ingest",
     "append",
+    "erase",
     "train",
     "evaluate",
     "predict",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the same names as in _HOMES
     from habitus.data.targets import Target
     from habitus.models.lumos import Lumos, LumosConfig
     from habitus.tasks.embed import embed
+    from habitus.tasks.erase import erase
     from habitus.tasks.evaluate import evaluate
     from habitus.tasks.generate import generate
     from habitus.tasks.ingest import append, ingest
@@ -52,6 +53,7 @@ _HOMES = {
     "World": "habitus.data.sources.simulator",
     "append": "habitus.tasks.ingest",
     "embed": "habitus.tasks.embed",
+    "erase": "habitus.tasks.erase",
     "evaluate": "habitus.tasks.evaluate",
     "generate": "habitus.tasks.generate",
     "ingest": "habitus.tasks.ingest",
@@ -77,6 +79,7 @@ __all__ = [
     "__version__",
     "append",
     "embed",
+    "erase",
     "evaluate",
     "generate",
     "ingest",

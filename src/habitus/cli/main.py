@@ -10,6 +10,7 @@ import typer
 import habitus
 from habitus.cli.append import append
 from habitus.cli.embed import embed
+from habitus.cli.erase import erase
 from habitus.cli.evaluate import evaluate
 from habitus.cli.failures import guarded
 from habitus.cli.generate import generate
@@ -27,6 +28,7 @@ from habitus.cli.whatif import whatif
 VERBS = (
     ingest,
     append,
+    erase,
     train,
     evaluate,
     predict,

@@ -42,9 +42,12 @@ def learn_interests(store: Store, config: InterestConfig, *, until: int, seed: i
 
 
 def learn_vectors(
-    store: Store, config: InterestConfig, *, until: int, seed: int = 0
+    store: Store, config: InterestConfig, *, until: int, seed: int = 0, hidden: np.ndarray | None = None
 ) -> tuple[np.ndarray, ContentEncoder, list[float]]:
-    """Train the item tower; give the vector of every item (float32 [n_items, d]), the content half, the losses."""
+    """Train the item tower; give the vector of every item (float32 [n_items, d]), the content half, the losses.
+
+    The events of `hidden` items (codes) are not looked at, which shows how new items fare.
+    """
     import polars as pl
 
     from habitus.tokens.interest_fit import items_until, train_counts
@@ -55,6 +58,8 @@ def learn_vectors(
         raise ConfigError("a store with items", "none", where="way = 'cluster'", fix='use way = "field"')
     tower = config.tower
     n_train = train_counts(store, until)
+    if hidden is not None:
+        n_train[hidden] = 0
     table = items_until(store, until, n_train)
     kinds: dict[str, str] = {}
     if table is not None and store.schema.items is not None:
@@ -63,7 +68,7 @@ def learn_vectors(
     spec = fit_content(table, kinds, np.flatnonzero(n_train), tower.title_buckets, tower.price_bins)
     content = content_of(spec, table)
     place = _places(store.items, n_train >= max(tower.min_events, 1))
-    model, losses = fit_tower(pair_source(store, until, tower.thin), spec, content, place, tower, seed)
+    model, losses = fit_tower(pair_source(store, until, tower.thin, hidden), spec, content, place, tower, seed)
     return item_vectors(model, content, place), model.encoder(), losses
 
 

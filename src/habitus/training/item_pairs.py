@@ -76,13 +76,15 @@ class PairSource:
         return np.concatenate(lefts)[:n], np.concatenate(rights)[:n]
 
 
-def pair_source(store: Store, until: int, thin: float) -> PairSource:
-    """Read the events with an item up to a day; the `thin` most frequent share of items is thinned."""
+def pair_source(store: Store, until: int, thin: float, hidden: np.ndarray | None = None) -> PairSource:
+    """Read the events with an item up to a day, but for `hidden` items; the `thin` most frequent items are thinned."""
+    is_shown = np.ones(len(store.items or []), bool)
+    is_shown[hidden if hidden is not None else []] = False
     users, items, times = [], [], []
     for i in range(store.n_shards):
         shard = store.shard(i)
         assert shard.item is not None
-        rows = np.flatnonzero((shard.day <= until) & (shard.item >= 0))
+        rows = np.flatnonzero((shard.day <= until) & (shard.item >= 0) & is_shown[shard.item])
         users.append((np.repeat(np.arange(shard.n_users), np.diff(shard.offsets)) + shard.first_user)[rows])
         items.append(shard.item[rows].astype(np.int64))
         times.append(shard.time[rows])
