@@ -16,14 +16,15 @@ from habitus.apps.ctr.match import match_columns, match_names
 from habitus.apps.ctr.spec import FeatureSpec, vocabulary
 from habitus.apps.ctr.target_stats import has_known_labels, stat_columns
 from habitus.core.errors import ConfigError, CutoffError, FingerprintError
-from habitus.core.seeds import mix
-from habitus.data.history import History, rows_before
+from habitus.core.seeds import mix, uniforms
+from habitus.data.history import CHUNK, History, rows_before
 from habitus.data.impressions import DAY, Impressions
 
 Features = Literal["static", "+match", "+stats", "+lurm"]
 DIAL: tuple[str, ...] = ("static", "+match", "+stats", "+lurm")
 PARTS = ("train", "valid", "test")
 N_PRICE_BINS, N_CROSS_BUCKETS = 10, 20_000
+FIT_ROWS = 1_000_000
 EXTRA = ("cate_brand", "price_bin", "hour", "weekday", "has_profile")
 
 
@@ -111,19 +112,25 @@ def fit_spec(
     features: str,
     min_count: int,
 ) -> FeatureSpec:
-    """Fit vocabularies, bins, clips and scales on training rows, and on behaviours before the end of training."""
+    """Fit vocabularies, bins, clips and scales on training rows, and on behaviours before the end of training.
+
+    Clips and scales come from at most some two million rows, evenly taken.
+    """
     log = shown.log
-    is_early = np.asarray(log.time) < end_day * DAY - shown.utc_offset
     vocabularies = {name: vocabulary(values[train], min_count) for name, values in shown.ids.items()}
     for name, target, past in (("cate", shown.cate, log.cate), ("brand", shown.brand, log.brand)):
         counts = np.bincount(target[train])
-        counts = _added(counts, np.bincount(np.asarray(past)[is_early]))
+        for low in range(0, log.n_events, CHUNK):  # a long log is never copied whole
+            part = slice(low, low + CHUNK)
+            early = np.asarray(log.time[part]) < end_day * DAY - shown.utc_offset
+            counts = _added(counts, np.bincount(np.asarray(past[part])[early]))
         vocabularies[name] = np.flatnonzero(counts >= min_count)
     prices = np.log1p(shown.price[train])
     prices = prices[np.isfinite(prices)]
     inner = np.linspace(0, 1, N_PRICE_BINS + 1)[1:-1]
     edges = np.unique(np.quantile(prices, inner)) if prices.size else np.zeros(0)
-    rows = dense[train].astype(np.float64)
+    fitted = np.flatnonzero(train)
+    rows = dense[fitted[:: max(1, len(fitted) // FIT_ROWS)]].astype(np.float64)
     rows[~np.isfinite(rows)] = np.nan
     rows = np.where(np.isnan(rows).all(axis=0), 0.0, rows)
     low, high = np.nanquantile(rows, (0.001, 0.999), axis=0)
@@ -165,6 +172,11 @@ def encode(
         dense=spec.scaled(dense), target=target, history=History.before(shown.log, shown.user, shown.time, guard=guard),
         truth=shown.truth, spec=spec, has_stats=has_known_labels(shown), source=shown.source,
     )  # fmt: skip
+
+
+def some_users(shown: Impressions, share: float, *, seed: int = 0) -> Impressions:
+    """Keep the impressions of a share of users, by a hash of their id: never a share of rows."""
+    return shown.rows(uniforms(seed, shown.ids["user"], stream="some users") < share)
 
 
 def midnight_history(shown: Impressions) -> History:

@@ -17,6 +17,7 @@ from habitus.core.errors import ArtifactError, SchemaError
 
 FORMAT = 1
 UNSEEN = 0
+_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,11 @@ class FeatureSpec:
 
     def scaled(self, dense: np.ndarray) -> np.ndarray:
         """Clip and standardise raw numbers [n, N] in the order of `dense_names`: float32, 0 where NaN."""
-        values = (np.clip(dense, self.clip_low, self.clip_high) - self.mean) / self.scale
-        return np.nan_to_num(values, nan=0.0).astype(np.float32)
+        values = np.empty(dense.shape, np.float32)
+        for low in range(0, len(dense), _ROWS):  # float64 only piece by piece: whole, it would be the peak of memory
+            part = (np.clip(dense[low : low + _ROWS], self.clip_low, self.clip_high) - self.mean) / self.scale
+            values[low : low + _ROWS] = np.nan_to_num(part, nan=0.0)
+        return values
 
     @cached_property
     def fingerprint(self) -> str:

@@ -22,6 +22,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Impressions]:
     return folder / "raw", read_taobao_ad(folder / "raw", folder / "out", threads=1)
 
 
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("habitus.apps.ctr.audit.ROUNDS", 25)
+
+
 def test_a_join_by_day_and_same_day_rates_beat_the_ceiling_and_honest_rows_do_not(world) -> None:
     found = {finding.join: finding for finding in audit(world[1], guards=(0, 3600))}
     assert {name: finding.is_leak for name, finding in found.items()} == {

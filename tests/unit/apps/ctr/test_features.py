@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from habitus.apps.ctr.examples import Examples, tokens
-from habitus.apps.ctr.features import default_days, make_examples, midnight_history
+from habitus.apps.ctr.features import default_days, make_examples, midnight_history, some_users
 from habitus.apps.ctr.match import NEVER, WINDOWS, match_columns, match_names
 from habitus.apps.ctr.spec import FeatureSpec
 from habitus.apps.ctr.target_stats import FIRST_RATE, stat_columns, target_stats
@@ -227,3 +227,17 @@ def test_what_a_lurm_vector_may_read_ends_at_midnight(drawn) -> None:
     for i, j, k, m in zip(a.user_start, a.hist_end, b.user_start, b.hist_end, strict=True):
         assert np.array_equal(whole.log.cate[i:j], less.log.cate[k:m])
     assert (a.hist_end < whole.log.offsets[whole.user[is_day] + 1]).any()
+
+
+def test_a_share_of_users_keeps_whole_users_and_pieces_change_nothing(drawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = _table(*drawn)
+    some = some_users(shown, 0.5)
+    kept = np.unique(some.user)
+    assert 0 < len(kept) < 12
+    assert np.isin(shown.user, kept).sum() == len(some)
+    whole = make_examples(shown, min_count=2)["train"]
+    monkeypatch.setattr("habitus.apps.ctr.features.CHUNK", 7)
+    monkeypatch.setattr("habitus.apps.ctr.spec._ROWS", 11)
+    pieces = make_examples(shown, min_count=2)["train"]
+    assert pieces.spec.fingerprint == whole.spec.fingerprint
+    assert np.array_equal(pieces.dense, whole.dense)
