@@ -15,11 +15,15 @@ import pytest
 
 from habitus.core.errors import IngestError
 from habitus.data.append import append
+from habitus.data.erase import erase
 from habitus.data.ingest import ingest
 from habitus.data.log import EventLog
 from habitus.data.pipeline.swap import claimed
 from habitus.data.schema import Schema
 from habitus.data.store import Store
+from habitus.tokens.counts import count_interests
+from habitus.tokens.interests import InterestConfig, fit_interests
+from habitus.tokens.stored_counts import derive_counts, keep_counts, stored_counts
 
 SCHEMA = {
     "max_rejected": 0.5,
@@ -29,9 +33,11 @@ SCHEMA = {
 NURSERY = """
 import importlib, json, os, signal, sys
 from habitus.data.append import append
+from habitus.data.erase import erase
 from habitus.data.ingest import ingest
 from habitus.data.log import EventLog
 from habitus.data.schema import Schema
+from habitus.tokens.stored_counts import derive_counts
 
 def run(verb, events, path, schema, place, when):
     module, names = place.split(":")
@@ -48,7 +54,12 @@ def run(verb, events, path, schema, place, when):
 
     setattr(owner, names[-1], deadly)
     log = EventLog(Schema.parse(schema), events)
-    append(path, log) if verb == "append" else ingest(log, path, n_shards=2, replace=verb == "replace")
+    if verb == "erase":
+        erase(path, ["u3", "u7"], derive=derive_counts)
+    elif verb == "append":
+        append(path, log, derive=derive_counts)
+    else:
+        ingest(log, path, n_shards=2, replace=verb == "replace")
 
 for line in sys.stdin:
     child = os.fork()
@@ -181,6 +192,40 @@ def test_a_killed_replacement_leaves_the_old_store(
     fresh = ingest(log(files[1]), tmp_path / "fresh", n_shards=2)
     assert ingest(log(files[1]), path, n_shards=2, replace=True).fingerprint == fresh.fingerprint
     assert bytes_of(path) == bytes_of(fresh.path)
+
+
+COUNTED = [
+    ("append", "habitus.tokens.stored_counts:_write_shard", "after"),
+    ("append", "habitus.data.pipeline.swap:write_json", "before"),
+    ("erase", "habitus.data.erase:write_erased", "after"),
+    ("erase", "habitus.data.pipeline.swap:write_json", "before"),
+    ("erase", "habitus.data.pipeline.swap:write_json", "after"),
+]
+
+
+@pytest.mark.parametrize(("verb", "place", "when"), COUNTED)
+def test_killed_with_counts_the_store_is_whole_and_the_next_try_ends_well(
+    tmp_path: Path, kill: Kill, files: list[Path], verb: str, place: str, when: str
+):
+    store = ingest(log(files[0]), tmp_path / "s.store", n_shards=2)
+    interests = fit_interests(store, InterestConfig(way="item"), until=store.last_day)
+    keep_counts(store, interests)
+    before = Store.open(store.path)
+    kill(verb, files[1], store.path, place, when)
+    survivor = Store.open(store.path)
+    survivor.check()
+    assert (survivor.fingerprint == before.fingerprint) == (when == "before" or "swap" not in place)
+    again = count_interests(survivor, interests)
+    np.testing.assert_array_equal(stored_counts(survivor, interests.version).n, again.n)
+    if verb == "append":
+        store = append(store.path, log(files[1]), derive=derive_counts)
+        assert store.n_events > before.n_events
+    else:
+        erase(store.path, ["u3", "u7"], derive=derive_counts)
+        store = Store.open(store.path)
+        assert not {"u3", "u7"} & set(store.users["user"].to_list())
+    np.testing.assert_array_equal(stored_counts(store, interests.version).n, count_interests(store, interests).n)
+    assert not list(store.path.glob(".partial-*"))
 
 
 def test_another_ingest_at_work_beside_is_left_alone(tmp_path: Path, files: list[Path]):

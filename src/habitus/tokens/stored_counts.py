@@ -33,6 +33,8 @@ from habitus.tokens.interest_files import read_pair, write_pair
 from habitus.tokens.interest_lookup import is_of_events, items_on, lookup
 from habitus.tokens.interests import Interests
 
+FEW = 0.3  # above this share of users with new rows, all are summed at once
+
 
 def keep_counts(store: Store, interests: Interests) -> Counts:
     """Give the counts of a store, made at the first call and kept in it; `append` and `erase` keep them right.
@@ -88,12 +90,21 @@ def _changed(change: Change, version: str, entry: dict[str, Any]) -> dict[str, A
 
 
 def _added(old: Counts, part: ShardChange, counter: Counter) -> Counts:
-    """Move the old users to their new rows, and add the counts of the new rows."""
+    """Move the old users to their new rows, and add the counts of the new rows; only users with new rows are summed."""
     stays = np.flatnonzero(part.place >= 0)
     kept = old if len(stays) == old.n_users else take_users(old, stays)
     if part.added is None:
         return kept
-    return merge_counts(place_users(kept, part.place[stays], part.added.n_users), counter(part.added))
+    n_users = part.added.n_users
+    before, new = place_users(kept, part.place[stays], n_users), counter(part.added)
+    is_touched = np.diff(new.user_offsets) > 0
+    if is_touched.mean() > FEW:
+        return merge_counts(before, new)
+    touched, rest = np.flatnonzero(is_touched), np.flatnonzero(~is_touched)
+    both = join_users([merge_counts(take_users(before, touched), take_users(new, touched)), take_users(before, rest)])
+    order = np.empty(n_users, np.int64)
+    order[touched], order[rest] = np.arange(len(touched)), len(touched) + np.arange(len(rest))
+    return take_users(both, order)
 
 
 def _moved_items(interests: Interests, change: Change) -> np.ndarray | None:
