@@ -6,7 +6,7 @@ import http.client
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 from habitus.core.errors import HabitusError
@@ -79,6 +79,12 @@ class Client:
                 return
             yield event
         raise HabitusError("a whole stream", "it was cut", where="generate")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the connection."""

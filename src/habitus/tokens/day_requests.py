@@ -201,7 +201,7 @@ def _numbered(table: pl.DataFrame) -> np.ndarray:
 def _profiles(like: pl.DataFrame, users: pl.Series, given: Any) -> pl.DataFrame:
     """Give a row per user with the columns of the store's profile, nulls where nothing was said."""
     whole = pl.DataFrame({"user": users})
-    if given is None:
+    if given is None or not len(given):
         told = pl.DataFrame({"user": pl.Series([], dtype=pl.String)})
     else:
         told = pl.DataFrame(given, infer_schema_length=None).with_columns(pl.col("user").cast(pl.String))
@@ -215,9 +215,16 @@ def _profiles(like: pl.DataFrame, users: pl.Series, given: Any) -> pl.DataFrame:
     if told["user"].is_duplicated().any():
         raise SchemaError("one profile per user", "two of one user", where="profiles")
     try:
-        told = told.with_columns(pl.col(name).cast(like[name].dtype) for name in told.columns if name != "user")
+        told = told.with_columns(_typed(told[name], like[name].dtype) for name in told.columns if name != "user")
     except pl.exceptions.PolarsError as cause:
         raise SchemaError("values of the profile's kinds", str(cause).splitlines()[0][:200], where="profiles") from None
     table = whole.join(told, on="user", how="left", maintain_order="left")
     missing = [name for name in like.columns if name not in table.columns]
     return table.with_columns(pl.lit(None, dtype=like[name].dtype).alias(name) for name in missing).select(like.columns)
+
+
+def _typed(values: pl.Series, kind: pl.DataType) -> pl.Series:
+    """Give values of the profile's kind; dates and times may be ISO text."""
+    if values.dtype == pl.String and kind.is_temporal():
+        return values.str.to_datetime().cast(kind) if kind != pl.Date else values.str.to_date()
+    return values.cast(kind)

@@ -3,6 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const state = { key: "", about: null, edits: new Map(), added: [], answer: null, asked: 0 };
 const DAY = 86400000;
+const SHOWN_PAST = 4;
 const day = (text) => Date.parse(text + "T00:00:00Z");
 const iso = (ms) => new Date(ms).toISOString().slice(0, 10);
 const shown = (ms) => new Date(ms).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
@@ -315,7 +316,9 @@ function changed() {
 
 function drawCalendar() {
   const focused = document.activeElement?.dataset?.focus;
-  const rows = listed().sort((a, b) => (a.start < b.start ? -1 : 1)).map((one) => {
+  const all = listed().sort((a, b) => (a.start < b.start ? -1 : 1));
+  const past = all.filter((one) => one.is_past).slice(-SHOWN_PAST); // enough to see what the coming ones resemble
+  const rows = [...past, ...all.filter((one) => !one.is_past)].map((one) => {
     const head = [make("strong", {}, one.event), make("span", { class: "tag" }, one.type +
       (one.audience && one.audience !== "*" ? `, for ${one.audience}` : ""))];
     if (one.is_past) return make("li", { class: "is-past" }, `${one.start} `, ...head);
