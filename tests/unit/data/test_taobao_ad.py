@@ -162,3 +162,13 @@ def test_the_same_seed_gives_the_same_bytes_and_a_typo_is_an_error(tmp_path: Pat
     assert (a / "user_profile.csv").read_text().split("\n")[0].endswith("new_user_class_level ")
     with pytest.raises(ConfigError, match="n_adds"):
         write_taobao_ad_world(tmp_path / "d", n_adds=3)
+
+
+def test_a_clean_world_has_no_faults(tmp_path: Path) -> None:
+    folder = write_taobao_ad_world(tmp_path / "w", n_users=60, n_ads=100, n_events=40, defects=False)
+    shown = read_taobao_ad(folder, tmp_path / "out", max_rejected=0.0, threads=1)
+    assert shown.has_profile.all()
+    assert (shown.brand > 0).all()
+    assert (shown.price > 0).all()
+    assert (shown.ids["pvalue_level"] > 1).all()
+    assert _counts(tmp_path)["behavior_log"]["rejected"] == {}

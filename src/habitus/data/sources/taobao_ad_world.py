@@ -54,7 +54,7 @@ class TaobaoAdWorld(Config):
     rate: float = Field(default=0.05, gt=0, lt=1)
     deviations: tuple[float, float, float, float, float] = (0.358, 0.242, 0.265, 0.327, 0.358)
     bait: float = Field(default=0.6, ge=0, le=1)
-    has_defects: bool = True
+    has_defects: bool = True  # blanks, NULL, no price, no profile, same-second copies, impossible times
     seed: int = 0
 
     @property
@@ -131,9 +131,9 @@ def _make_ads(world: TaobaoAdWorld) -> _Ads:
     cdf = (share / share.sum()).cumsum()
     cate = _pick(cdf, draw.random(n))
     brand = 1 + cate * BRANDS_PER_CATE + draw.integers(0, BRANDS_PER_CATE, n)
-    brand[draw.random(n) < 0.3] = 0
+    brand[(draw.random(n) < 0.3) & world.has_defects] = 0
     price = np.round(np.exp(draw.normal(5, 1.2, n)), 2)
-    price[draw.random(n) < 0.01] = 0
+    price[(draw.random(n) < 0.01) & world.has_defects] = 0
     e = [draw.normal(0, scale, n) for scale in (0.5, 0.3, 0.2, 0.2)]
     effect = e[0][:n_cates][cate] + e[1][np.arange(n) // 5] + e[2][np.arange(n) // 2] + e[3]
     order = np.argsort(cate, kind="stable")
@@ -152,12 +152,12 @@ def _users(world: TaobaoAdWorld, draw: np.random.Generator, n: int) -> dict[str,
         "cms_group_id": (gender - 1) * 6 + np.minimum(age, 6),
         "final_gender_code": gender,
         "age_level": age,
-        "pvalue_level": np.where(draw.random(n) < 0.54, -1, draw.integers(1, 4, n)),
+        "pvalue_level": np.where((draw.random(n) < 0.54) & world.has_defects, -1, draw.integers(1, 4, n)),
         "shopping_level": draw.integers(1, 4, n),
         "occupation": (draw.random(n) < 0.06).astype(np.int64),
-        "new_user_class_level": np.where(draw.random(n) < 0.32, -1, draw.integers(1, 5, n)),
+        "new_user_class_level": np.where((draw.random(n) < 0.32) & world.has_defects, -1, draw.integers(1, 5, n)),
     }
-    found["has_profile"] = draw.random(n) >= 0.058
+    found["has_profile"] = (draw.random(n) >= 0.058) | (not world.has_defects)
     found["is_drifting"], found["is_narrow"] = draw.random(n) < 0.2, draw.random(n) < 0.3
     found["n_interests"] = np.where(found["is_narrow"], 2, draw.integers(3, 9, n))
     found["action"] = 0.047 * np.exp(draw.normal(-0.18, 0.6, n))
@@ -167,7 +167,9 @@ def _users(world: TaobaoAdWorld, draw: np.random.Generator, n: int) -> dict[str,
     return found
 
 
-def _events(ads: _Ads, draw: np.random.Generator, users: dict[str, np.ndarray], likes: np.ndarray) -> BehaviourLog:
+def _events(
+    world: TaobaoAdWorld, ads: _Ads, draw: np.random.Generator, users: dict[str, np.ndarray], likes: np.ndarray
+) -> BehaviourLog:
     """Draw sessions of a user in one category each; times in seconds from the first day's midnight."""
     n_each = users["n_events"]
     owner, m = np.repeat(np.arange(len(n_each)), n_each), int(n_each.sum())
@@ -191,7 +193,9 @@ def _events(ads: _Ads, draw: np.random.Generator, users: dict[str, np.ndarray], 
     place[other] = draw.integers(0, BRANDS_PER_CATE, len(other))
     acted = draw.random(m, np.float32) / users["action"][owner]
     kind = np.where(acted >= 1, 0, np.where(acted < 0.47, 1, np.where(acted < 0.74, 2, 3)))
-    n_copies = np.where((kind == 0) & (draw.random(m, np.float32) < 0.04), draw.integers(2, 5, m), 1)
+    n_copies = np.where(
+        world.has_defects & (kind == 0) & (draw.random(m, np.float32) < 0.04), draw.integers(2, 5, m), 1
+    )
     owner, time, kind, cate, place = (np.repeat(x, n_copies) for x in (owner, time, kind, cate, place))
     brand = 1 + cate * BRANDS_PER_CATE + place
     return BehaviourLog.build(owner, time, kind, cate + 1, brand, n_users=len(n_each), kinds=KINDS)
@@ -291,7 +295,7 @@ def _drawn(world: TaobaoAdWorld, ads: _Ads, chunk: int) -> tuple[Any, ...]:
     n = min(CHUNK_USERS, world.n_users - chunk * CHUNK_USERS)
     users = _users(world, draw, CHUNK_USERS)  # whole chunks, so that a larger world begins like this one
     likes = _pick(ads.cate_cdf, draw.random((CHUNK_USERS, 16)))
-    log = _events(ads, draw, users, likes)
+    log = _events(world, ads, draw, users, likes)
     shown = _impressions(ads, draw, users, likes, log)
     raw = _raw_parts(ads, users, log, shown)
     kept = int(np.searchsorted(shown[0], n))
