@@ -34,7 +34,7 @@ from habitus.tasks.interests import learn_vectors
 from habitus.tokens.codebook import fit_codebook
 from habitus.tokens.counts import count_interests
 from habitus.tokens.interest_fit import items_until, train_counts
-from habitus.tokens.interests import InterestConfig, Interests, fit_interests
+from habitus.tokens.interests import InterestConfig, Interests, TowerConfig, fit_interests
 from habitus.tokens.item_content import ContentEncoder
 from habitus.tokens.stored_counts import derive_counts, keep_counts
 
@@ -122,17 +122,20 @@ def _bytes(folder: Path) -> int:
 
 def logs(data: Path) -> dict[str, tuple[Callable[[], EventLog], str | None, dict[str, InterestConfig]]]:
     """Real logs: how to read, the train cut-off (None: the last day), and the ways to try."""
-    cluster = InterestConfig(way="cluster")
+    ways = {
+        "clusters": InterestConfig(way="cluster"),
+        "clusters of content": InterestConfig(way="cluster", n=256, tower=TowerConfig(has_id=False)),
+    }
     fields = {"product categories": ("product_category",), "departments": ("department",)}
     journey = {label: InterestConfig(way="field", fields=names) for label, names in fields.items()}
     return {
         "complete_journey": (
             lambda: complete_journey(data / "complete_journey"), "2017-09-30",
-            journey | {"products": InterestConfig(way="item"), "clusters": cluster},
+            journey | {"products": InterestConfig(way="item")} | ways,
         ),
         "ml_100k": (lambda: movielens_100k(data / "ml_100k"), None,
-                    {"films": InterestConfig(way="item"), "clusters": cluster}),
-        "online_retail": (online_retail, "2011-09-30", {"items": InterestConfig(way="item"), "clusters": cluster}),
+                    {"films": InterestConfig(way="item")} | ways),
+        "online_retail": (online_retail, "2011-09-30", {"items": InterestConfig(way="item")} | ways),
     }  # fmt: skip
 
 
@@ -168,7 +171,7 @@ def real(data: Path, chosen: str | None) -> None:
                 share = counts.n[counts.interest == 0].sum() / counts.n.sum()
                 record(NAME, f"{label}: share of all events in id 0", float(share))
                 if vectors is not None and encoder is not None:
-                    cold(name, store, config, day, interests, encoder)
+                    cold(label, store, config, day, interests, encoder)
 
 
 def cold(
@@ -193,7 +196,7 @@ def cold(
     sizes = np.bincount(interests.of_item[n_train > 0]) / (n_train > 0).sum()
     chance = float((sizes**2).sum())
     note = f"{len(asked)} items, chance {chance:.4f}"
-    record(NAME, f"{name}, cold items: same interest, one fit", float((by_content == with_history).mean()), "", note)
+    record(NAME, f"{name}: cold items, same interest, one fit", float((by_content == with_history).mean()), "", note)
     other, frozen, _ = learn_vectors(store, config, until=until, seed=0, hidden=hidden)
     kept = np.setdiff1d(np.flatnonzero((n_train > 0) & (np.linalg.norm(other, axis=1) > 0)), hidden)
     book, cluster = fit_codebook(other[kept], interests.n - 1, seed=0)
@@ -201,9 +204,9 @@ def cold(
     best = pairs[np.lexsort((-n, pairs[:, 0]))]
     match = dict(zip(*(best[np.unique(best[:, 0], return_index=True)[1]].T.tolist()), strict=True))
     found = np.array([match.get(c, 0) for c in book.assign(frozen.encode(table[asked])[0]).tolist()])
-    record(NAME, f"{name}, cold items: same interest, two fits", float((found == with_history).mean()), "", note)
+    record(NAME, f"{name}: cold items, same interest, two fits", float((found == with_history).mean()), "", note)
     seen = np.array([match[c] for c in cluster.tolist()])
-    record(NAME, f"{name}, items not hidden: same interest, two fits", float((seen == interests.of_item[kept]).mean()))
+    record(NAME, f"{name}: items not hidden, same interest, two fits", float((seen == interests.of_item[kept]).mean()))
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 REFIT = 0.01
 TABLES = (".parquet", ".csv")
-INDEX = ("index", "indexes")  # folders with look-alike indexes: made anew on demand
+INDEX = ("index.json", "vectors.faiss")  # what a folder with a look-alike index holds: it is made anew on demand
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def erase(
 def erase_from(folder: Path, ids: Sequence[str]) -> list[Path]:
     """Rewrite the tables below a folder that have a column `user`, remove its indexes; give what changed."""
     changed = []
-    for index in [path for path in sorted(folder.rglob("*")) if path.is_dir() and path.name in INDEX]:
+    for index in sorted(file.parent for file in folder.rglob(INDEX[0]) if (file.parent / INDEX[1]).is_file()):
         shutil.rmtree(index)
         changed.append(index)
     for file in sorted(folder.rglob("*")):

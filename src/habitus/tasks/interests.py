@@ -67,7 +67,7 @@ def learn_vectors(
     table = pl.DataFrame({"item": store.items}) if table is None else table
     spec = fit_content(table, kinds, np.flatnonzero(n_train), tower.title_buckets, tower.price_bins)
     content = content_of(spec, table)
-    place = _places(store.items, n_train >= max(tower.min_events, 1))
+    place = _places(store.items, (n_train >= max(tower.min_events, 1)) & tower.has_id)
     model, losses = fit_tower(pair_source(store, until, tower.thin, hidden), spec, content, place, tower, seed)
     return item_vectors(model, content, place), model.encoder(), losses
 

@@ -27,11 +27,15 @@ Block = Literal["day", "week", "month"]
 
 
 class TowerConfig(Config):
-    """The item tower of `cluster`: widths, pairs, loss. See `models.item_tower`."""
+    """The item tower of `cluster`: widths, pairs, loss. See `models.item_tower`.
+
+    Without `has_id` content alone decides: new items fare like old ones, and items of equal content share an interest.
+    """
 
     d: int = Field(default=64, gt=0)
     title_buckets: int = Field(default=1 << 14, gt=0)
     price_bins: int = Field(default=16, gt=1)
+    has_id: bool = True
     id_dropout: float = Field(default=0.3, ge=0, lt=1)
     min_events: int = Field(default=5, ge=0)
     near_events: int = Field(default=5, gt=0)
