@@ -232,6 +232,7 @@ def raw(address: str, path: str, body: Any = None, headers: dict[str, str] | Non
         ("predict", {"histories": [{"user": "n", "events": [{"time": "yesterday", "type": "purchase"}]}]}, 422,
          "dates"),
         ("totals", {"alternatives": [{"edits": [{"edit": "drop", "event": "no such"}]}]}, 422, "an event of"),
+        ("predict", b"\x85", 422, "UTF-8"),
         ("next", {"users": ["1"]}, 422, "a run of events"),
         ("totals", {"scope": {"segment": "colour", "value": "red"}}, 422, "a segment out of"),
     ],

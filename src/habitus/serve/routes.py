@@ -11,6 +11,7 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException as WebError
 
 from habitus.core.errors import ConfigError, HabitusError
 from habitus.serve import studio
@@ -247,13 +248,12 @@ def _add_errors(app: FastAPI, service: Service) -> None:
         place = ".".join(str(part) for part in first["loc"])
         return told(422, HabitusError(str(first["msg"])[:300], "another value", where=place, fix="see /openapi.json"))
 
-    @app.exception_handler(HTTPException)
+    @app.exception_handler(WebError)
     @app.exception_handler(404)
     @app.exception_handler(405)
     async def http(request: Request, error: Any) -> JSONResponse:
-        detail = (
-            error.detail
-            if isinstance(error.detail, dict)
-            else said("an address of the service", str(error.detail))["error"]
-        )
+        if error.status_code == 400:  # a body that is not even text
+            return told(422, HabitusError("JSON in UTF-8", "something else", where="body"))
+        plain = said("an address of the service", str(error.detail), fix="see /openapi.json")["error"]
+        detail = error.detail if isinstance(error.detail, dict) else plain
         return JSONResponse({"error": detail}, error.status_code, error.headers)
