@@ -42,7 +42,7 @@ class TowerConfig(Config):
     near_minutes: float = Field(default=30.0, ge=0)
     thin: float = Field(default=0.001, gt=0, le=1)
     tau: float = Field(default=0.06, gt=0)
-    batch: int = Field(default=2048, gt=1)
+    batch: int = Field(default=1024, gt=1)
     steps: int = Field(default=500, gt=0)
     lr: float = Field(default=3e-3, gt=0)
 
