@@ -176,7 +176,7 @@ class Lurm(nn.Module):
             part.view(len(bags), scale.n_windows, *part.shape[1:])
             for part, scale in zip(found.split(widths), bags.scales)
         ]
-        if self.mass != "share":
+        if self.mass != "share" or len(bags.scales) != len(self.scales):
             return parts, None
         assert self.life is not None
         here = slice(starts[self.life], starts[self.life] + sizes[self.life])

@@ -16,7 +16,8 @@ import torch
 from habitus.core.seeds import derive
 from habitus.models.lurm import Lurm
 
-SHARP = 12.0  # logit of the own anchor for an interest in the middle of its group
+SHARP = 6.0  # logit of the own anchor above the others
+N_LEADING = 64  # directions by which interests are grouped
 N_BAGS = 50_000  # bags that are read
 
 
@@ -26,8 +27,6 @@ def start_from_bags(model: Lurm, bags: Any, seed: int = 0) -> None:
 
     With fewer users or interests than directions, the numbers beyond stay at small noise.
     """
-    from sklearn.cluster import KMeans
-
     d, m, r, p = model.config.widths
     p = min(p, d)
     if bags.shape[0] > N_BAGS:
@@ -35,23 +34,12 @@ def start_from_bags(model: Lurm, bags: Any, seed: int = 0) -> None:
         bags = bags[np.sort(draw.choice(bags.shape[0], N_BAGS, replace=False))]
     noise = torch.Generator().manual_seed(derive(seed, "start"))
     table = torch.randn(len(model.table), d, generator=noise) * 1e-3
-    group, n_gate = np.zeros(bags.shape[1], np.int64), min(r, d - p) if m > 1 else 0
-    if n_gate:
-        leading = _directions(bags, n_gate, seed)
-        size = np.linalg.norm(leading, axis=1)
-        unit = leading / np.maximum(size, 1e-12)[:, None]
-        heard = np.flatnonzero(size > 1e-9)
-        n_groups = min(m, len(heard))
-        means: Any = KMeans(
-            n_groups,
-            n_init=4,  # pyright: ignore
-            random_state=derive(seed, "groups") % 2**31,
-        )
-        means.fit(unit[heard], sample_weight=np.minimum(size[heard], 50 * np.median(size[heard])))
-        group = means.predict(unit).astype(np.int64)
-        table[:, p : p + n_gate] = torch.from_numpy(unit).float()
-        _put_gates(model, means.cluster_centers_, p)
-    for g in range(m if n_gate else 1):
+    group, n_groups = np.zeros(bags.shape[1], np.int64), min(m, r, d - p)
+    if n_groups > 1:
+        group = _groups(bags, n_groups, seed)
+        table[:, p : p + n_groups] = torch.eye(n_groups)[torch.from_numpy(group)]
+        _put_gates(model, n_groups, p)
+    for g in range(max(n_groups, 1)):
         members = np.flatnonzero(group == g)
         if len(members):
             found = _directions(bags[:, members], p, seed)
@@ -61,14 +49,28 @@ def start_from_bags(model: Lurm, bags: Any, seed: int = 0) -> None:
         model.straight.weight.copy_(torch.eye(model.config.widths[3], d))
 
 
-def _put_gates(model: Lurm, centres: np.ndarray, first: int) -> None:
-    """Gates that lean to the centre of the nearest direction: the logit is SHARP times the cosine with it."""
-    r, width = model.config.widths[2], centres.shape[1]
+def _groups(bags: Any, n: int, seed: int) -> np.ndarray:
+    """Split the interests in `n` groups by the angle between their leading directions, int64 [V]."""
+    from sklearn.cluster import KMeans
+
+    leading = _directions(bags, N_LEADING, seed)
+    size = np.linalg.norm(leading, axis=1)
+    unit = leading / np.maximum(size, 1e-12)[:, None]
+    heard = np.flatnonzero(size > 1e-9)
+    if len(heard) < n:
+        return np.arange(bags.shape[1]) % n
+    means: Any = KMeans(n, n_init=2, random_state=derive(seed, "groups") % 2**31)  # pyright: ignore
+    means.fit(unit[heard], sample_weight=np.minimum(size[heard], 50 * np.median(size[heard])))
+    return means.predict(unit).astype(np.int64)
+
+
+def _put_gates(model: Lurm, n: int, first: int) -> None:
+    """Gates that read the group's own number in a row of the table."""
+    r = model.config.widths[2]
     model.gate.weight.zero_()
-    model.gate.weight[:width, first : first + width] = torch.eye(r)[:width, :width]
-    unit = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
+    model.gate.weight[:n, first : first + n] = torch.eye(n)
     model.aspect.normal_(0, 1e-3, generator=torch.Generator().manual_seed(0))
-    model.aspect[: len(unit), :width] = torch.from_numpy(unit * SHARP * np.sqrt(r)).float()
+    model.aspect[:n, :n] = torch.eye(n) * SHARP * np.sqrt(r)
 
 
 def _directions(bags: Any, k: int, seed: int) -> np.ndarray:

@@ -6,6 +6,7 @@ al. 2020) over two views, one row per user; `barlow` takes the cross-correlation
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -14,12 +15,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from habitus.core.config import Config
+from habitus.models.layers.catalogue import lookup
 from habitus.models.lurm import Lurm, LurmConfig, LurmOutput
-from habitus.tokens.bags import ScaleBags
+from habitus.tokens.bags import Bags, ScaleBags
 from habitus.tokens.views import ViewBatch
 from habitus.training.objectives import Loss, Objective
-
-ROWS = 8_192  # of the table that are scored at a time
 
 
 class ContrastiveConfig(Config):
@@ -109,19 +109,14 @@ class Contrastive(Objective):
         query = self.read(output.mass.sqrt()[..., None] * output.vectors).roll(n, dims=0)  # 2n M D
         n_all = len(model.table)
         few = min(self.config.negatives, n_all)
-        drawn = torch.randperm(n_all, device=query.device)[:few] if few < n_all else torch.arange(n_all)
-        ids, inverse = torch.cat([content.interest, drawn]).unique(return_inverse=True)
-        rows = model.table[ids]
-        gate = model.gates(rows)
-        at, away = inverse.split([len(content.interest), few])
+        ids = torch.randperm(n_all, device=query.device)[:few] if few < n_all else torch.arange(n_all)
+        rows = lookup(ids.to(query.device), model.table)
+        split = (model.gates(rows)[:, :, None] * rows[:, None]).flatten(1)  # few M*D
+        total = (query.flatten(1) @ split.T).logsumexp(dim=1) + math.log(n_all / few)
+        held = model.anchored(Bags((content,)))[0][0][:, 0]  # the sum over a bag's interests, before the product
         whose = torch.repeat_interleave(torch.arange(2 * n, device=query.device), content.offset.diff())
-        told, known = query.new_zeros(2 * n, few), query.new_zeros(len(at))
-        for m in range(query.shape[1]):
-            told = told + query[:, m] @ (rows[away] * gate[away, m, None]).T
-            known = known + (query[whose, m] * rows[at]).sum(-1) * gate[at, m]
-        total = told.logsumexp(dim=1) + torch.log(torch.tensor(n_all / few))
         size = query.new_zeros(2 * n).index_add_(0, whose, content.weight)
-        mean = query.new_zeros(2 * n).index_add(0, whose, content.weight * known) / size.clamp(min=1e-12)
+        mean = (query * held).sum(dim=(1, 2)) / size.clamp(min=1e-12)
         return torch.where(size > 0, total - mean, 0.0).mean()
 
 
