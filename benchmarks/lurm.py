@@ -134,8 +134,8 @@ def vectors(made: Study, options: Any, how: str, **changed: Any) -> np.ndarray:
     if how == "random":
         chosen |= {"start": "random"}
     training = training_config(epochs=options.epochs, loggers=()) if how == "trained" else None
-    fitted = fit_lurm(made.counts, made.interests, LurmConfig.parse(chosen), training, 0, until=made.block)
-    flat, _ = encode(fitted.model, made.counts, made.interests, made.users, made.block)
+    model = fit_lurm(made.counts, made.interests, LurmConfig.parse(chosen), training, 0, until=made.block)
+    flat, _ = encode(model, made.counts, made.interests, made.users, made.block)
     print(f"  {how} {changed or ''}: {time.perf_counter() - began:.0f} s", flush=True)
     return flat
 

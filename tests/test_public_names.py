@@ -31,10 +31,13 @@ PUBLIC = {
     "generate",
     "report",
     "scale",
+    "similar",
+    "probe",
     # models and runs
     "Recipe",
     "Lumos",
     "LumosConfig",
+    "LurmEncoder",
     # the rest
     "HabitusError",
     "__version__",

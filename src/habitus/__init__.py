@@ -30,10 +30,13 @@ if TYPE_CHECKING:  # for editors and type checkers: the same names as in _HOMES
     from habitus.tasks.evaluate import evaluate
     from habitus.tasks.generate import generate
     from habitus.tasks.ingest import append, ingest
+    from habitus.tasks.lurm_encoder import LurmEncoder
     from habitus.tasks.predict import predict
+    from habitus.tasks.probe import probe
     from habitus.tasks.recipe import Recipe
     from habitus.tasks.report import report
     from habitus.tasks.scale import scale
+    from habitus.tasks.similar import similar
     from habitus.tasks.train import train
     from habitus.tasks.whatif import whatif
 
@@ -46,6 +49,7 @@ _HOMES = {
     "HabitusError": "habitus.core.errors",
     "Lumos": "habitus.models.lumos",
     "LumosConfig": "habitus.models.lumos",
+    "LurmEncoder": "habitus.tasks.lurm_encoder",
     "Recipe": "habitus.tasks.recipe",
     "Schema": "habitus.data.schema",
     "Store": "habitus.data.store",
@@ -58,8 +62,10 @@ _HOMES = {
     "generate": "habitus.tasks.generate",
     "ingest": "habitus.tasks.ingest",
     "predict": "habitus.tasks.predict",
+    "probe": "habitus.tasks.probe",
     "report": "habitus.tasks.report",
     "scale": "habitus.tasks.scale",
+    "similar": "habitus.tasks.similar",
     "train": "habitus.tasks.train",
     "whatif": "habitus.tasks.whatif",
 }
@@ -71,6 +77,7 @@ __all__ = [
     "HabitusError",
     "Lumos",
     "LumosConfig",
+    "LurmEncoder",
     "Recipe",
     "Schema",
     "Store",
@@ -84,8 +91,10 @@ __all__ = [
     "generate",
     "ingest",
     "predict",
+    "probe",
     "report",
     "scale",
+    "similar",
     "train",
     "whatif",
 ]
