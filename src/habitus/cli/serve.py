@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from habitus.cli.options import Cutoff
+from habitus.cli.options import Cutoff, StorePath
 
 
 def serve(
@@ -17,6 +17,7 @@ def serve(
     ),
     port: Annotated[int, typer.Option(metavar="PORT")] = 8000,
     cutoff: Cutoff = None,
+    store: StorePath = None,
     keys: Annotated[Path | None, typer.Option(metavar="FILE", help="Keys, one a line; also HABITUS_KEYS.")] = None,
     window: Annotated[float, typer.Option(metavar="MS", help="How long a question may wait for company.")] = 20.0,
     timeout: Annotated[float, typer.Option(metavar="S", help="After this a question is given up (504).")] = 20.0,
@@ -42,5 +43,6 @@ def serve(
         raise ConfigError("keys where others can reach the port", "none", where=f"--host {host}", fix=fix)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     values = {"cutoff": cutoff, "keys": known, "window_ms": window, "timeout_s": timeout, "waiting": waiting}
+    values["store"] = None if store is None else str(store)
     typer.echo(f"serving {', '.join(str(run) for run in runs)} at http://{host}:{port}/", err=True)
     task(runs, ServeConfig.parse(values), host=host, port=port)

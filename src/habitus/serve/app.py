@@ -135,7 +135,7 @@ def make_app(runs: Sequence[str | Path], config: ServeConfig | None = None) -> A
     from habitus.serve.routes import add_routes
 
     config = config or ServeConfig()
-    service = Service(Models(runs, cutoff=config.cutoff, past_bytes=config.past_bytes), config)
+    service = Service(Models(runs, cutoff=config.cutoff, past_bytes=config.past_bytes, store=config.store), config)
 
     @contextlib.asynccontextmanager
     async def life(app: Any) -> AsyncIterator[None]:

@@ -25,6 +25,7 @@ class ServeConfig(Config):
     """
 
     cutoff: str | None = None
+    store: str | None = None
     window_ms: float = Field(default=20.0, ge=0, le=1000)
     batch_users: int = Field(default=512, ge=1)
     waiting: int = Field(default=256, ge=1)

@@ -22,6 +22,7 @@ from habitus.tasks.answer_events import ask_events
 from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.forecast import Heads, of_rows
 from habitus.tasks.predict import eligible_at
+from habitus.tasks.recipe import Recipe
 from habitus.tasks.run import Run, open_run, read_metrics
 from habitus.tasks.whatif.days import DayPlan
 from habitus.tasks.whatif.futures import Encoded, encoded
@@ -179,6 +180,11 @@ def load(path: str | Path | Run[Any], *, cutoff: str | None = None, past_bytes: 
     stamp = stamp_of(run.path, run.store.path)
     artifact = load_artifact(run.artifact_path)
     users = run.store.users["user"].cast(pl.String)
+    if not isinstance(run.recipe, EventRecipe | Recipe):
+        fix = "write its vectors with `habitus embed` and compare them with `habitus similar`"
+        raise ConfigError(
+            "a run of user-days or of events", run.artifact_path.parent.name, where=str(run.path), fix=fix
+        )
     if isinstance(run.recipe, EventRecipe):
         day = run.store.last_day if cutoff is None else to_day(cutoff)
         chosen = np.flatnonzero(run.store.users["first_day"].to_numpy() <= day)
@@ -200,12 +206,19 @@ def _places(users: pl.Series) -> dict[str, int]:
 class Models:
     """The runs that are served, by name. A swap replaces one whole; who was being answered keeps the old one."""
 
-    def __init__(self, runs: Sequence[str | Path], *, cutoff: str | None = None, past_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        runs: Sequence[str | Path],
+        *,
+        cutoff: str | None = None,
+        past_bytes: int = 0,
+        store: str | Path | None = None,
+    ) -> None:
         self._options = {"cutoff": cutoff, "past_bytes": past_bytes}
         self._lock = threading.Lock()
         self._loaded: dict[str, DayRun | EventRun] = {}
         for path in runs:
-            one = load(path, **self._options)
+            one = load(open_run(path, store), **self._options)
             if one.name in self._loaded:
                 raise ConfigError("runs that differ in name", f"two called {one.name!r}", where=str(path))
             self._loaded[one.name] = one
