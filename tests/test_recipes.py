@@ -17,9 +17,11 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
 def test_a_recipe_reads(path: Path):
+    from habitus.apps.ctr.run import read_ctr_recipe
     from habitus.tasks.event_recipe import read_recipe
 
-    assert read_recipe(path).name == path.stem
+    read = read_ctr_recipe if 'app = "ctr"' in path.read_text("utf-8") else read_recipe
+    assert read(path).name == path.stem
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])

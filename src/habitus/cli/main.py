@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 import habitus
+from habitus.cli.abtest import abtest
 from habitus.cli.append import append
+from habitus.cli.ctr import ctr
 from habitus.cli.embed import embed
 from habitus.cli.erase import erase
 from habitus.cli.evaluate import evaluate
@@ -42,6 +44,7 @@ VERBS = (
     simulate,
     serve,
 )
+APPS = (abtest, ctr)  # each a group of verbs, made by `habitus.cli.apps.group`
 
 app = typer.Typer(
     name="habitus",
@@ -53,6 +56,8 @@ app = typer.Typer(
 )
 for verb in VERBS:
     app.command()(guarded(verb))
+for each in APPS:
+    app.add_typer(each)
 
 
 def _show_version(is_asked: bool) -> None:

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 
 from habitus.apps.ctr.examples import Examples, tokens
+from habitus.core.errors import ConfigError
 from habitus.core.seeds import generator
 from habitus.models.layers.click import ClickBatch, ClickShape
 
 
 def columns_without(examples: Examples, left_out: tuple[str, ...]) -> list[int]:
-    """Places of the static fields that are kept."""
+    """Places of the static fields that are kept. Errors: `ConfigError` for a name that is no field."""
+    for name in set(left_out) - set(examples.spec.static_names):
+        raise ConfigError(f"fields out of: {', '.join(examples.spec.static_names)}", repr(name), where="left_out")
     return [place for place, name in enumerate(examples.spec.static_names) if name not in left_out]
 
 

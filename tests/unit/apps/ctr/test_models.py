@@ -22,18 +22,11 @@ from habitus.data.history import BehaviourLog
 from habitus.data.impressions import Impressions
 from habitus.metrics.clustered import expected_auc
 
-SHORT: dict[str, Any] = {
-    "model": {"size": "tiny"},
-    "batch_size": 128,
-    "lr": 1e-2,
-    "epochs": 2,
-    "patience": None,
-    "left_out": ["user"],
-}
+SHORT: dict[str, Any] = {"model": {"size": "tiny"}, "batch_size": 128, "lr": 1e-2, "epochs": 2, "patience": None}
 CONFIGS: dict[str, Any] = {
     "linear": LinearConfig.parse({"bits": 12, "n_history": 10, "left_out": ["user"]}),
     "trees": ClickTreesConfig.parse({"leaves": 7, "rounds": 30, "min_data": 20, "left_out": ["user"]}),
-    **{name: NetConfig.parse(SHORT | {"name": name}) for name in ("ctr_mlp", "din", "time_bst")},
+    **{name: NetConfig.parse(SHORT | {"name": name, "left_out": ["user"]}) for name in ("ctr_mlp", "din", "time_bst")},
 }
 
 
