@@ -47,8 +47,8 @@ def last_events(drawn: DrawnTastes, n: int) -> DrawnTastes:
 
 
 def wide(size: str) -> Study:
-    """W3: 10^5 interests."""
-    world = Wide() if size == "full" else Wide(n_users=4_000, n_interests=20_000)
+    """W3: 10^5 interests; the first 6 labels of 20, for time."""
+    world = Wide(n_labels=6) if size == "full" else Wide(n_users=4_000, n_interests=20_000, n_labels=6)
     return as_study("W3 wide", draw_tastes(world), "life")
 
 

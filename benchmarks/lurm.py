@@ -141,14 +141,15 @@ def vectors(made: Study, options: Any, how: str, **changed: Any) -> np.ndarray:
 
 
 def config(options: Any, heads: tuple[Any, ...], made: Study) -> ProbeConfig:
-    """Labels of a wide world share folds, since there are twenty of them."""
+    """Labels of a world share folds and fits; three folds on the widest, where a fit takes a minute."""
     is_wide = made.interests.n > 50_000
-    return ProbeConfig(heads=heads, n_seeds=options.seeds, n_inner=2 if is_wide else 3, is_joint=made.store is None)
+    folds = {"n_folds": 3, "n_inner": 2} if is_wide else {}
+    return ProbeConfig(heads=heads, n_seeds=options.seeds, is_joint=made.store is None, **folds)
 
 
 def report(made: Study, table: ProbeTable, head: str, against: str, options: Any) -> None:
     """Record every feature set: the mean AUC over labels, and the paired difference to the one it is held against."""
-    n = f"{len(table.labels)} labels, {options.seeds} seeds x 5 folds, width {options.width}, {head}"
+    n = f"{len(table.labels)} labels, {options.seeds} seeds x {3 if made.interests.n > 50_000 else 5} folds, width {options.width}, {head}"
     for name in table.features:
         for label in table.labels if made.store is not None else []:
             cell, gap = table.cell(label, name, head), table.difference(label, name, against, head)

@@ -13,7 +13,7 @@ from habitus.tasks.probe.features import scaled
 
 DENSE = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 SPARSE = (0.1, 1.0, 10.0, 100.0)
-STEPS = 150
+STEPS, ROUGH = 150, 40  # of the fit that counts, and of those that only compare strengths
 
 
 def fit_logistic(x: Any, y: np.ndarray, c: float, start: np.ndarray | None = None, steps: int = STEPS) -> np.ndarray:
@@ -66,7 +66,7 @@ def logistic_scores(
             one, two = _view(train[rest], train[held], is_scaled)
             w = None
             for j, c in enumerate(grid):
-                w = fit_logistic(one, y[rest], c, w)
+                w = fit_logistic(one, y[rest], c, w, ROUGH)
                 score = two @ w[:-1] + w[-1]
                 gains[i, j] += [np.nan_to_num(float(auc(y[held, k], score[:, k])), nan=0.5) for k in range(y.shape[1])]
     best = gains.reshape(-1, y.shape[1]).argmax(axis=0)
