@@ -149,7 +149,8 @@ def config(options: Any, heads: tuple[Any, ...], made: Study) -> ProbeConfig:
 
 def report(made: Study, table: ProbeTable, head: str, against: str, options: Any) -> None:
     """Record every feature set: the mean AUC over labels, and the paired difference to the one it is held against."""
-    n = f"{len(table.labels)} labels, {options.seeds} seeds x {3 if made.interests.n > 50_000 else 5} folds, width {options.width}, {head}"
+    folds = 3 if made.interests.n > 50_000 else 5
+    n = f"{len(table.labels)} labels, {options.seeds} seeds x {folds} folds, width {options.width}, {head}"
     for name in table.features:
         for label in table.labels if made.store is not None else []:
             cell, gap = table.cell(label, name, head), table.difference(label, name, against, head)
