@@ -59,7 +59,9 @@ def power(runs: int) -> None:
             n = n_mean(spread, lift * level, treated=spread * (1 + lift))
         else:
             level = past[:, 0].mean()
-            spread = past[:, 0].var()
+            is_heavy = "mean" in name  # tails too heavy to measure the variance: e^(sigma^2) / share - 1, level 1
+            level = 1.0 if is_heavy else level
+            spread = np.exp(1.5**2) / 0.5 - 1 if is_heavy else past[:, 0].var()
             grown = spread * (1 + lift) ** 2
             n = n_binary(level, lift) if "binary" in name else n_mean(spread, lift * level, treated=grown)
         options = {"lift": lift, "truth": lift * level, "n_experiments": runs, "is_ratio": is_ratio, "seed": 10 + seed}

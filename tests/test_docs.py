@@ -112,8 +112,12 @@ def test_commands_exist():
             if len(words) == 1 or words[1].startswith("-"):
                 continue
             assert words[1] in verbs, f"{place}: no verb {words[1]!r}"
-            known = {"--help", "-h", *(option for parameter in verbs[words[1]].params for option in parameter.opts)}
-            for word in words[2:]:
+            verb, rest = verbs[words[1]], words[2:]
+            if hasattr(verb, "commands") and rest and not rest[0].startswith("-"):
+                assert rest[0] in verb.commands, f"{place}: {words[1]} has no verb {rest[0]!r}"
+                verb, rest = verb.commands[rest[0]], rest[1:]
+            known = {"--help", "-h", *(option for parameter in verb.params for option in parameter.opts)}
+            for word in rest:
                 assert not word.startswith("-") or word.split("=")[0] in known, f"{place}: {words[1]} has no {word}"
     assert seen >= 3, "no habitus command found in the docs"
 

@@ -6,7 +6,7 @@ bucket = h * 10,000 >> 32, where h is the number written by the first 8 hexadeci
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +32,11 @@ def buckets(units: Any, salt: str) -> np.ndarray:
     >>> buckets(["anna", "bert"], "checkout").tolist()
     [5862, 4654]
     """
+    return next(buckets_of(units, [salt]))
+
+
+def buckets_of(units: Any, salts: Iterable[str]) -> Iterator[np.ndarray]:
+    """Yield the buckets of the same units under one salt after the other."""
     import duckdb
     import polars as pl
 
@@ -45,8 +50,9 @@ def buckets(units: Any, salt: str) -> np.ndarray:
     with duckdb.connect() as engine:
         engine.execute("SET threads = 1")  # keeps the order of rows
         engine.register("units", column.cast(pl.String).to_frame().to_arrow())
-        found = engine.execute(f"SELECT ({bucket_sql(salt, 'unit')})::INTEGER AS bucket FROM units").fetchnumpy()
-    return np.asarray(found["bucket"], dtype=np.int32)
+        for salt in salts:
+            query = f"SELECT ({bucket_sql(salt, 'unit')})::INTEGER AS bucket FROM units"
+            yield np.asarray(engine.execute(query).fetchnumpy()["bucket"], dtype=np.int32)
 
 
 def arms(bucket: np.ndarray, share: float, within: tuple[int, int] = (0, N_BUCKETS)) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from habitus.apps.abtest.assign import CONTROL, TREATMENT, arms, buckets
+from habitus.apps.abtest.assign import CONTROL, TREATMENT, arms, buckets_of
 from habitus.apps.abtest.estimate import effect, grouped_sums
 
 SRM_LEVEL = 0.001
@@ -99,9 +99,8 @@ def a_a(
     from scipy.stats import kstest
 
     totals = []
-    for number in range(n_salts):
-        arm = arms(buckets(units, f"{salt} {number}"), 0.5)
-        totals.append(grouped_sums(columns, arm.astype(np.int64), 2))
+    for bucket in buckets_of(units, (f"{salt} {number}" for number in range(n_salts))):
+        totals.append(grouped_sums(columns, arms(bucket, 0.5).astype(np.int64), 2))
     both = np.stack(totals)
     p = effect(both[:, 0], both[:, 1], is_ratio=is_ratio, adjust=adjust).p_value
     return AA(p, float(kstest(p, "uniform").pvalue), float((p < 0.05).mean()))
