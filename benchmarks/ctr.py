@@ -34,9 +34,7 @@ def journey(folder: Path, only: list[str]) -> None:
         runs = [prequential(shown, settings, features=recipe.dial(name), seed=seed) for seed in seeds]
         one, p = runs[0], np.mean([run.p for run in runs], axis=0)
         whole, inside = auc_bootstrap(one.label, p, one.user), user_auc(one.label, p, one.day)
-        note = (
-            f"{one.label.size:,} sends, {int(one.label.sum())} responses, {one.n_fits} days, mean of {len(runs)} seeds"
-        )
+        note = f"{one.label.size:,} sends, {int(one.label.sum())} responses, {one.n_fits} days, {len(runs)} seeds"
         span = f"95 % over households {whole['low']:.4f} to {whole['high']:.4f}; {note}"
         record("ctr", f"Complete Journey prequential, {name}: AUC", whole["value"], note=span)
         record("ctr", f"Complete Journey prequential, {name}: AUC inside a start day", inside.value, note=note)

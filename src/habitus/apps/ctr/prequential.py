@@ -49,12 +49,13 @@ def prequential(
         n_known = int(shown.label[is_known].sum())
         if n_known < fewest:
             continue
-        days = {"train": (first, until), "valid": (first, until), "test": (day, day + 1)}
-        made = make_examples(shown, features=features, days=days)
+        spans = {"train": (first, until), "valid": (first, until), "test": (day, day + 1)}
+        made = make_examples(shown, features=features, days=spans)
         test = made["test"]
         p = probability(fit_model(settings, made["train"], made["valid"], seed=seed).logits(test))
         parts.append((p, test.label, test.user, test.day))
         n_fits += 1
     if not parts:
         raise CutoffError(f"days after {fewest} known responses", "none", where="prequential")
-    return Scored(*(np.concatenate(column) for column in zip(*parts)), n_fits)
+    p, label, user, days = (np.concatenate(column) for column in zip(*parts))
+    return Scored(p, label, user, days, n_fits)
