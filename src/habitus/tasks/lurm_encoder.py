@@ -150,6 +150,15 @@ class LurmEncoder(TransformerMixin, BaseEstimator):
         )
         return similar(table, users=list(users), k=k, anchor=anchor)
 
+    def describe(self, users: Sequence[Any], k: int = 5) -> pl.DataFrame:
+        """Give the k weightiest interests of each anchor of each user, by name, with counts and the anchor's share."""
+        from habitus.tasks.describe import describe
+
+        check_is_fitted(self, "model_")
+        table = describe(self.model_, self.interests_, self._counts, self._rows(users), k=k)
+        asked = pl.DataFrame({"row": np.arange(len(users)), "user": [str(user) for user in users]})
+        return table.join(asked, on="row", maintain_order="left").select("user", pl.exclude("user", "row"))
+
     def save(self, path: str | Path) -> Path:
         """Write weights, interests and parameters to a folder; the log stays where it is and is named, not copied."""
         from habitus.core.atomic import new_folder

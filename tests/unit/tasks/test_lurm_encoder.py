@@ -96,3 +96,16 @@ def test_it_finds_twins(log):
     found = encoder.similar(["u0", "u10"], k=10)
     assert found.filter(pl.col("user") == "u0")["like"].to_list().count("u1") == 1
     assert found.height == 20
+
+
+def test_described_by_names_and_shares_that_sum_to_one(fitted, log):
+    found = fitted.describe(["u4", "nobody", "u0"], k=300)
+    assert set(found["user"]) == {"u4", "u0"}
+    shares = found.unique(["user", "anchor"]).group_by("user").agg(pl.col("share").sum())["share"]
+    assert np.allclose(shares, 1, atol=1e-5)
+    mine = log.events.filter(pl.col("user") == "u4")["item"].value_counts().rows()
+    seen = found.filter(pl.col("user") == "u4").unique("interest").select("interest", "n").rows()
+    assert dict(seen) == dict(mine)
+    few = fitted.describe(["u4"], k=2)
+    assert few["rank"].max() == 2
+    assert few.filter(pl.col("rank") == 1)["weight"].min() > 0
