@@ -30,4 +30,6 @@ def train(
     except ValueError:
         raise ConfigError("whole numbers with commas between, such as 0,1,2", repr(seeds), where="--seeds") from None
     trained = run(recipe, out=out, store=store, seeds=chosen)
-    typer.echo(f"trained {trained.path}; next\n  habitus evaluate {trained.path}")
+    is_of_lives = trained.recipe.__class__.__name__ == "LurmRecipe"  # judged by probes of its vectors
+    verb = f"embed {trained.path} --out z.parquet" if is_of_lives else f"evaluate {trained.path}"
+    typer.echo(f"trained {trained.path}; next\n  habitus {verb}")

@@ -9,13 +9,14 @@ import numpy as np
 
 from habitus.data.calendar import to_date, to_day
 from habitus.models.artifact import Card, save_artifact
+from habitus.tasks.interests import learn_interests
 from habitus.tasks.lurm_fit import FittedLurm, anchor_alarms, encode, encode_with_mass, fit_lurm, fit_on_counts
 from habitus.tasks.lurm_recipe import LurmRecipe
 from habitus.tasks.run import Run, update_metrics
 from habitus.tasks.train import data_profile
 from habitus.tokens.blocks import block_until
 from habitus.tokens.counts import Counts, count_interests
-from habitus.tokens.interests import Interests, fit_interests
+from habitus.tokens.interests import Interests
 from habitus.tokens.views import baskets_of_store
 
 __all__ = ["encode", "fit_lurm", "fit_on_counts", "interests_of", "train_lurm"]
@@ -64,12 +65,7 @@ def interests_of(run: Run[LurmRecipe]) -> Interests:
         return Interests.load(folder)
     recipe = run.recipe
     until = run.store.last_day if recipe.until is None else to_day(recipe.until)
-    if recipe.interests.way == "cluster":
-        from habitus.tasks.interests import learn_interests  # pyright: ignore
-
-        made = learn_interests(run.store, recipe.interests, until=until, seed=recipe.seeds[0])
-    else:
-        made = fit_interests(run.store, recipe.interests, until=until, seed=recipe.seeds[0])
+    made = learn_interests(run.store, recipe.interests, until=until, seed=recipe.seeds[0])
     made.save(folder)
     return made
 
