@@ -91,7 +91,7 @@ def _rows_as_units(runs: int) -> float:
 def cuped(runs: int) -> None:
     """Variance left over against 1 - rho^2, as estimated and as seen; bias; and what rho = 0 costs."""
     for rho in (0.0, 0.3, 0.5, 0.7, 0.9):
-        options = {"lift": 0.01, "truth": 0.1, "n_experiments": runs, "n_looks": 1, "seed": 30}
+        options = {"lift": 0.01, "truth": 0.1, "n_experiments": runs, "n_looks": 1, "seed": 30 + round(10 * rho)}
         found = simulate(heavy_world(rho=rho), 2000, adjust=True, **options)
         plain = simulate(heavy_world(rho=rho), 2000, **options)
         said = f"{runs:,} experiments, 2,000 users an arm"
@@ -113,8 +113,8 @@ def splits(runs: int) -> None:
         alarms = float((srm(fair, n - fair) < 0.001).mean())
         record("abtest", f"split of {n:,}: false alarms at .001", alarms, "", f"{trials:,} splits")
         for lost in (0.02, 0.05):
-            left = rng.binomial(n // 2, 1 - lost, trials)
-            found = float((srm(left, np.full(trials, n // 2)) < 0.001).mean())
+            treated = rng.binomial(n, 0.5, trials)
+            found = float((srm(rng.binomial(treated, 1 - lost), n - treated) < 0.001).mean())
             record(
                 "abtest", f"split of {n:,}: found when {lost:.0%} of one arm is lost", found, "", f"{trials:,} splits"
             )
@@ -125,8 +125,9 @@ def splits(runs: int) -> None:
     record("abtest", "split, running test on 28 mornings: false alarms at .001", running, "", said)
     naive = (srm(days, n - days) < 0.001).any(axis=1).mean()
     record("abtest", "split, chi-squared on 28 mornings: false alarms at .001", float(naive), "", said)
-    lost = rng.binomial(5000, 0.98, (10 * runs, 28)).cumsum(axis=1)
-    evidence = log_bayes_split(lost.astype(float), (np.arange(1, 29) * 5000).astype(float))
+    treated = rng.binomial(10_000, 0.5, (10 * runs, 28))
+    left, others = rng.binomial(treated, 0.98).cumsum(axis=1), (10_000 - treated).cumsum(axis=1)
+    evidence = log_bayes_split(left.astype(float), others.astype(float))
     caught = evidence > -np.log(0.001)
     said = f"median day {np.median(caught.argmax(axis=1)) + 1:.0f}, 10,000 users a day"
     share = float(caught.any(axis=1).mean())
