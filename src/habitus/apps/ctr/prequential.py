@@ -9,6 +9,7 @@ import numpy as np
 from habitus.apps.ctr.evaluate import probability
 from habitus.apps.ctr.features import Features, make_examples
 from habitus.apps.ctr.linear import LinearConfig
+from habitus.apps.ctr.target_stats import has_known_labels
 from habitus.apps.ctr.train import NetConfig, fit_model
 from habitus.apps.ctr.trees import ClickTreesConfig
 from habitus.core.errors import CutoffError
@@ -43,10 +44,11 @@ def prequential(
     """
     parts, n_fits = [], 0
     first = int(shown.day.min())
+    has_rates = has_known_labels(shown) if features in ("+stats", "+lurm") else np.ones(len(shown), bool)
     for day in np.unique(shown.day).tolist():
         until = day - shown.delay + 1  # a label of day d is known `delay` days later
         is_known = shown.day < until
-        n_known = int(shown.label[is_known].sum())
+        n_known = int(shown.label[is_known & has_rates].sum())
         if n_known < fewest:
             continue
         spans = {"train": (first, until), "valid": (first, until), "test": (day, day + 1)}
