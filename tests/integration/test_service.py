@@ -204,6 +204,19 @@ def test_a_run_of_events_answers_what_the_batch_answers(shop, event_run, tmp_pat
     assert [event["type"] for event in drawn] == pl.read_parquet(tmp_path / "f.parquet")["type"].to_list()
 
 
+def test_look_alikes_are_the_nearest_vectors(client, shop, day_run, users):
+    table = embed(day_run, cutoff=CUTOFF)
+    vectors = table["vector"].to_numpy()
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    told = client.similar(DAYS, users[5], top=4)["users"]
+    cosine = vectors @ vectors[5]
+    cosine[5] = -2
+    names = table["user"].cast(pl.String).to_list()
+    assert [one["user"] for one in told] == [names[i] for i in np.argsort(-cosine, kind="stable")[:4]]
+    assert told[0]["score"] == pytest.approx(cosine.max(), abs=1e-5)
+    assert len(shop.similar(EVENTS, "u003", top=3)["users"]) == 3
+
+
 # refused ------------------------------------------------------------------------------------------------------------
 
 
@@ -343,6 +356,7 @@ SHAPES = {
     "whatif": schemas.WhatIfAnswer,
     "totals": schemas.ScopeAnswer,
     "embed": schemas.Vectors,
+    "similar": schemas.AlikeAnswer,
 }
 
 
@@ -356,6 +370,7 @@ def test_whatever_is_sent_gets_an_answer_of_the_schema(service, data):
         "embed": WHO,
         "whatif": st.tuples(WHO, alternatives).map(lambda p: p[0] | p[1]),
         "totals": alternatives,
+        "similar": st.fixed_dictionaries({"user": st.sampled_from(["0", "1", "x"]), "top": st.integers(-1, 101)}),
     }
     body = data.draw(whole[verb] | JSON)
     status, told, headers = raw(service[0], f"/v1/runs/{DAYS}/{verb}", body if body is not None else b"null")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from habitus.tasks.run import open_run
 from habitus.testing.runs import CUTOFF
 from habitus.testing.threads import one_thread
 
@@ -43,6 +44,10 @@ def opened(chromium: Any, address: str, width: int = 1280, height: int = 900) ->
     )
     page.goto(address + "/")
     return page, troubles
+
+
+def some_user(day_run: Path) -> str:
+    return str(open_run(day_run).store.users["user"][0])
 
 
 def drawn(page: Any, n: int) -> None:
@@ -97,7 +102,7 @@ def test_an_event_is_added_by_keyboard_and_moved_to_others(chromium, days):
     page.close()
 
 
-def test_one_user_at_phone_width(chromium, days):
+def test_one_user_at_phone_width(chromium, days, day_run):
     page, troubles = opened(chromium, days, 390, 844)
     drawn(page, 1)
     assert page.evaluate(NARROW)
@@ -106,6 +111,11 @@ def test_one_user_at_phone_width(chromium, days):
     page.press("#user", "Enter")
     page.wait_for_selector("#trouble:not([hidden])")
     assert "send their history" in page.inner_text("#trouble")
+    page.fill("#user", some_user(day_run))
+    page.press("#user", "Enter")
+    page.wait_for_selector("#alike tbody tr")
+    assert page.locator("#alike tbody tr").count() == 8
+    assert not page.is_visible("#trouble")
     assert page.evaluate(NARROW)
     assert all("404" in trouble for trouble in troubles), troubles
     page.close()

@@ -65,6 +65,10 @@ class Client:
         """Users as vectors."""
         return self._post(run, "embed", users=list(users), histories=list(histories))
 
+    def similar(self, run: str, user: str, top: int = 10) -> dict[str, Any]:
+        """The users most like a user."""
+        return self._post(run, "similar", user=user, top=top)
+
     def generate(self, run: str, users: Sequence[str], **more: Any) -> Iterator[dict[str, Any]]:
         """Drawn events, one after the other as they come. Errors: `HabitusError` when the stream ends early."""
         response = self._send("POST", f"/v1/runs/{quote(run, safe='')}/generate", {"users": list(users)} | more)

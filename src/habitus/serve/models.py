@@ -18,12 +18,14 @@ from habitus.core.errors import ConfigError, HabitusError
 from habitus.data.calendar import Calendar, to_date, to_day
 from habitus.data.store import MANIFEST
 from habitus.models.artifact import Artifact, load_artifact
-from habitus.tasks.answer_events import ask_events
+from habitus.tasks.answer_events import ask_events, event_vectors
+from habitus.tasks.embed import vectors_of
 from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.forecast import Heads, of_rows
 from habitus.tasks.predict import eligible_at
 from habitus.tasks.recipe import Recipe
 from habitus.tasks.run import Run, open_run, read_metrics
+from habitus.tasks.similar import nearest_users
 from habitus.tasks.whatif.days import DayPlan
 from habitus.tasks.whatif.futures import Encoded, encoded
 from habitus.tasks.whatif.totals import units_of
@@ -71,6 +73,25 @@ class Loaded:
             raise UnknownUser(f"users with an answer at {self.as_of}", found, where="users", fix="send their history")
         return np.array(places, np.int64)
 
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """The vector of every user at the cut-off, of length 1, float32 [n, D]; made at the first question."""
+        found = self._embed()
+        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+
+    def _embed(self) -> np.ndarray:
+        raise NotImplementedError
+
+    def alike(self, user: str, top: int) -> list[tuple[str, float]]:
+        """Give the users whose vectors lie nearest by cosine, best first, with it; who was erased is left out."""
+        (row,) = self.rows_of([user])
+        names = {place: name for name, place in self.rows.items()}
+        n_gone = len(self.vectors) - len(names)
+        query = self.vectors[row : row + 1]
+        found = nearest_users(self.vectors, query, top + n_gone, without=np.array([row], np.int64))
+        pairs = zip(found.place[0].tolist(), found.score[0].tolist())
+        return [(names[place], score) for place, score in pairs if place in names][:top]
+
 
 @dataclass(frozen=True)
 class DayRun(Loaded):
@@ -101,6 +122,9 @@ class DayRun(Loaded):
         rows = pl.Series(self.base.samples.user)
         texts = {name: profiles[name].gather(rows).cast(pl.String) for name in profiles.columns if name != "user"}
         return {name: text.fill_null("(none)") for name, text in texts.items() if text.n_unique() <= MOST_VALUES}
+
+    def _embed(self) -> np.ndarray:
+        return vectors_of(self.artifact.members[0], self.base)
 
     def scope(self, segment: str | None, value: str | None) -> np.ndarray:
         """Give the rows of a segment, or of everybody. Errors: `ConfigError` for an unknown one."""
@@ -156,6 +180,9 @@ class EventRun(Loaded):
     """A run of events: users are numbers of the store, and a question reads their last stretch."""
 
     users: np.ndarray  # row -> number in the store
+
+    def _embed(self) -> np.ndarray:
+        return event_vectors(self.asked(np.arange(len(self.users))))["vector"].to_numpy()
 
     def asked(self, rows: np.ndarray | None, histories: Any = None) -> Any:
         """Look up who is asked about."""

@@ -20,6 +20,8 @@ from habitus.serve.batching import Busy, Closing, TooSlow
 from habitus.serve.models import DayRun, EventRun, Loaded, UnknownUser
 from habitus.serve.safety import said
 from habitus.serve.schemas import (
+    Alike,
+    AlikeAnswer,
     Generate,
     NextAnswer,
     NextEvents,
@@ -133,6 +135,14 @@ def _add_scopes(app: FastAPI, service: Service) -> None:
         loaded = _run(service, run, (DayRun,))
         found = await service.long.ask(partial(studio.scoped, loaded, asked), 1, service.config.timeout_s)  # type: ignore
         return _json(found)
+
+    @app.post("/v1/runs/{run}/similar", response_model=AlikeAnswer, responses=WRONG, summary="Users like a user")
+    async def similar(run: RunName, asked: Alike) -> Response:
+        loaded = _run(service, run, (DayRun, EventRun))
+        find = partial(loaded.alike, asked.user, asked.top)
+        found = await service.long.ask(find, 1, service.config.timeout_s)
+        users = [{"user": user, "score": score} for user, score in found]
+        return _json({"run": loaded.name, "as_of": loaded.as_of, "users": users})
 
     @app.post(
         "/v1/runs/{run}/generate", responses=WRONG | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},

@@ -114,6 +114,26 @@ class Generate(Strict):
     max_events: int = Field(200, ge=1, le=2000)
 
 
+class Alike(Strict):
+    """A user of the store, and how many look-alikes."""
+
+    user: Text = Field(examples=["12347"])
+    top: int = Field(10, ge=1, le=100)
+
+
+class Neighbour(BaseModel):
+    user: str
+    score: float
+
+
+class AlikeAnswer(BaseModel):
+    """Users whose vectors lie nearest, with the cosine. Alike is what the model reads in their histories, no more."""
+
+    run: str
+    as_of: dt.date
+    users: list[Neighbour]
+
+
 class Value(BaseModel):
     """A target of a user: a calibrated probability, or an expected value with quantiles."""
 

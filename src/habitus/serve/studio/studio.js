@@ -122,6 +122,7 @@ async function refresh() {
     state.answer = answer;
     trouble(null);
     draw();
+    if (!alternatives.length) await drawAlike(whom.user, mine);
   } catch (error) {
     if (mine === state.asked) trouble(error);
   } finally {
@@ -275,6 +276,19 @@ function drawTotals(answer) {
       row.total_low === null ? "unknown" : `${number(row.total_low)} to ${number(row.total_high)}`,
       row.calendar === "as planned" ? "" : signed(row.difference),
       row.calendar === "as planned" ? "" : row.day_difference === null ? "no day head" : signed(row.day_difference)])));
+}
+
+// Look-alikes of one user, each with what is forecast for them.
+async function drawAlike(user, mine) {
+  $("alike").hidden = !user;
+  if (!user) return;
+  const base = `v1/runs/${encodeURIComponent(state.about.run)}`;
+  const { users } = await (await ask(base + "/similar", { user, top: 8 })).json();
+  const known = users.length ? (await (await ask(base + "/predict", { users: users.map((one) => one.user) })).json()).users : [];
+  if (mine !== state.asked) return;
+  const names = state.about.targets.map((one) => one.name);
+  $("alike-list").replaceChildren(table(["user", "likeness", ...names], users.map((one, i) => [one.user, number(one.score, 3),
+    ...known[i].targets.map((target) => number(target.value))])));
 }
 
 // the calendar -------------------------------------------------------------------------------------------------------
