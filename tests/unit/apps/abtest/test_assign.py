@@ -14,6 +14,7 @@ import pytest
 from habitus.apps.abtest.assign import arm_sql, arms, assign, bucket_sql, buckets, check_layer
 from habitus.apps.abtest.declare import Experiment
 from habitus.core.errors import ConfigError
+from tests.unit.data.test_sources import postgresql  # noqa: F401 - a fixture: a server of our own
 
 METRIC = {"name": "m", "role": "primary", "kind": "binary", "value": "m", "lift": 0.1, "baseline": 0.1}
 
@@ -99,3 +100,18 @@ def test_units_that_cannot_be_hashed_alike_are_refused(units, words):
 def test_a_share_above_one_half_is_refused():
     with pytest.raises(ConfigError, match="share per arm"):
         assign(experiment(), ["a"], 0.6)
+
+
+def test_postgresql_assigns_alike(postgresql: str):  # noqa: F811
+    known, users = experiment(), [f"user é {i}" for i in range(5000)]
+    source = '(SELECT unnest(%s) AS "user")' % ("ARRAY[" + ", ".join(f"'{user}'" for user in users) + "]")
+    query = arm_sql(known, 0.3, unit="user", table=f"{source} AS people", dialect="postgresql")
+    import adbc_driver_postgresql.dbapi as driver
+
+    with driver.connect(postgresql) as connection, connection.cursor() as cursor:
+        cursor.execute(query)
+        rows = cursor.fetchall()
+    found = pl.DataFrame(rows, schema=["user", "arm"], orient="row").drop_nulls("arm").sort("user")
+    own = assign(known, users, 0.3).sort("user")
+    assert found["user"].to_list() == own["user"].to_list()
+    assert found["arm"].to_list() == own["arm"].to_list()
