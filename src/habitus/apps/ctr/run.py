@@ -33,6 +33,7 @@ from habitus.metrics.calibration import calibrate
 from habitus.metrics.clustered import expected_auc
 
 FORMAT = 1
+EDGE_USERS = 0.1  # share of the training users whose logs give the edges of segments
 SETTINGS: dict[str, type[Config]] = {"linear": LinearConfig, "trees": ClickTreesConfig}
 PARTS = ("s1", "s2", "s3", "s4", "s5")
 OWN = ("features", "train_share")  # keys of a model that are the study's, not its settings
@@ -185,7 +186,8 @@ def evaluate_ctr(run: str | Path, *, part: Literal["valid", "test"] = "test") ->
 def _compared(recipe: CtrRecipe, rows: Examples, train: Examples, p: dict[str, np.ndarray]) -> dict[str, Any]:
     if recipe.against not in p:
         return {"differences": [], "segments": [], "trends": []}
-    parts = segments(rows, train)
+    some = train.rows(uniforms(0, train.user, stream="edges of segments") < EDGE_USERS)
+    parts = segments(rows, some)
     table = segment_table(rows.label, p, rows.user, parts, against=recipe.against)
     trends = [
         {"kind": kind, "model": name} | trend(table, kind, name)
