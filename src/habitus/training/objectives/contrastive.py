@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from habitus.core.config import Config
+from habitus.models.coles import ColesConfig
 from habitus.models.layers.catalogue import lookup
 from habitus.models.lurm import Lurm, LurmConfig, LurmOutput
 from habitus.tokens.bags import Bags, ScaleBags
@@ -59,7 +60,7 @@ class Contrastive(Objective):
 
     names = ("flat", "anchors", "decor", "other")
 
-    def __init__(self, config: ContrastiveConfig, model: LurmConfig, seed: int = 0) -> None:
+    def __init__(self, config: ContrastiveConfig, model: LurmConfig | ColesConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
         d, _, _, p = model.widths
@@ -103,9 +104,9 @@ class Contrastive(Objective):
 
     def _other(self, model: nn.Module, output: LurmOutput, content: ScaleBags, n: int) -> Tensor:
         """Tell each view's content from the other view; each anchor speaks for the interests behind its gate."""
-        assert isinstance(model, Lurm)
         if not self.config.weights[3] or not n:
             return output.flat.sum() * 0
+        assert isinstance(model, Lurm)
         query = self.read(output.mass.sqrt()[..., None] * output.vectors).roll(n, dims=0)  # 2n M D
         n_all = len(model.table)
         few = min(self.config.negatives, n_all)
