@@ -29,7 +29,10 @@ def serve(
     open the address in a browser to ask "what if". Reads only: nothing that is asked changes a run or a store.
     """
     import logging
+    import os
 
+    # before torch loads: it keeps what it compiled for each of the last 1,024 shapes, and every batch has its own
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from habitus.core.errors import ConfigError, require
     from habitus.serve.config import ServeConfig, read_keys
 
