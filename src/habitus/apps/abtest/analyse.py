@@ -330,22 +330,12 @@ def judge(
     reasons += [
         f"{row.name}: guardrail {row.guard} (margin {row.margin:.1%})" for row in rows if row.role == "guardrail"
     ]
-    waiting = [
-        what for what, _, _, is_done in planned if what in ("users per arm, fewest", "days of entry") and not is_done
-    ]
+    waiting, short = _waiting(plan, primary, planned)
+    reasons += short
     is_fixed = experiment.method == "fixed"
     if is_fixed and waiting:
-        return (
-            "not yet",
-            "Not yet: the plan reads this once, at its end.",
-            reasons
-            + [
-                f"{what}: planned {goal}, found {done}"
-                for what, goal, done, is_done in planned
-                if what in waiting and not is_done
-            ]
-            + ["To look earlier without harm, plan with method = 'sequential'."],
-        )
+        advice = "To look earlier without harm, plan with method = 'sequential'."
+        return "not yet", "Not yet: the plan reads this once, at its end.", [*reasons, *waiting, advice]
     worst, best = _harm(sign, found)
     broken = [row.name for row in rows if row.guard == "broken"]
     unproven = [row.name for row in rows if row.guard == "unproven"]
@@ -361,6 +351,21 @@ def judge(
         return "not yet", "Go on: nothing is decided yet, and looking again does no harm.", reasons
     ruled = f"Gains above {best:.2%} and losses beyond {worst:.2%} are ruled out."
     return "no difference", f"No difference on {primary.name} was shown.", [*reasons, ruled]
+
+
+def _waiting(plan: Plan, primary: Row, planned: list[tuple[str, str, str, bool]]) -> tuple[list[str], list[str]]:
+    """Say what the planned end still waits for, and what fell short though it has come.
+
+    With planned days their end decides, as fewer users then came than planned; without, the number of users does.
+    """
+    undone = {what: f"{what}: planned {goal}, found {done}" for what, goal, done, is_done in planned if not is_done}
+    open_now = sum(primary.excluded.get("window still open", (0, 0)))
+    users, entry = undone.get("users per arm, fewest"), undone.get("days of entry")
+    waiting = [text for text in (entry, f"{open_now:,} windows are still open" if open_now else None) if text]
+    is_by_day = plan.days is not None and any(what == "days of entry" for what, *_ in planned)
+    if users and not is_by_day:
+        waiting.append(users)
+    return waiting, [users] if users and not waiting else []
 
 
 def plain_values(value: Any) -> Any:

@@ -93,6 +93,17 @@ def test_a_fixed_plan_has_no_verdict_before_its_end(given):
     )
 
 
+def test_fewer_users_than_planned_are_judged_at_the_planned_end_and_it_is_said(given):
+    few = given | {"assignment": given["assignment"].gather_every(4)}
+    known = plan(({**BUYERS, "lift": 0.1},))
+    found = analyse(known, tables=few, as_of=LATE)
+    assert found.outcome in ("ship", "no difference")
+    assert any(reason.startswith("users per arm, fewest: planned") for reason in found.reasons)
+    early = analyse(known, tables=few, as_of=dt.date(2024, 3, 20))
+    assert early.outcome == "not yet"
+    assert any("windows are still open" in reason for reason in early.reasons)
+
+
 def test_a_user_counts_once_the_window_has_closed(given):
     found = analyse(plan(method="sequential"), tables=given, as_of=dt.date(2024, 3, 14))
     why = found.primary.excluded["window still open"]
