@@ -176,15 +176,49 @@ def make_bags(
     scales = parse_scales(scales) if isinstance(scales, str) else tuple(scales)
     now = int(counts.block.max()) if len(counts.block) else 0
     cutoff = np.minimum(np.broadcast_to(np.asarray(cutoff_block, np.int64), np.shape(users)), now)
-    return bags_of_rows(rows_of(counts, users, cutoff), len(cutoff), cutoff, interests.idf, scales, top)
+    life = getattr(counts, "life", None)
+    if life is None or not len(cutoff) or not len(counts.block) or bool((cutoff < now).any()):
+        return bags_of_rows(rows_of(counts, users, cutoff), len(cutoff), cutoff, interests.idf, scales, top)
+    users = np.asarray(users, np.int64)
+    reach = max((scale.blocks * scale.windows for scale in scales), default=0)
+    low = _first_rows(counts, users, now - reach + 1)
+    row, at = ranges(low, counts.user_offsets[users + 1])
+    recent = Rows(row, counts.block[at], counts.interest[at], counts.n[at])
+    row, at = ranges(life.user_offsets[users], life.user_offsets[users + 1])
+    last = counts.user_offsets[users + 1] - 1
+    has = last >= counts.user_offsets[users]
+    newest = np.where(has, counts.block[np.maximum(last, 0)], now - reach)  # older blocks may have been dropped
+    whole = Rows(row, newest[row], life.interest[at], life.n[at])
+    return bags_of_rows(recent, len(users), cutoff, interests.idf, scales, top, whole)
+
+
+def _first_rows(counts: Tallies, users: np.ndarray, block: int) -> np.ndarray:
+    """Give the first row of each user at or after a block, int64, by bisection: older rows are not touched."""
+    low, high = counts.user_offsets[users].copy(), counts.user_offsets[users + 1].copy()
+    while bool((low < high).any()):
+        middle = (low + high) // 2
+        is_open = low < high
+        is_before = counts.block[np.where(is_open, middle, 0)] < block
+        low = np.where(is_open & is_before, middle + 1, low)
+        high = np.where(is_open & ~is_before, middle, high)
+    return low
 
 
 def bags_of_rows(
-    rows: Rows, n_users: int, cutoff: np.ndarray, idf: np.ndarray, scales: Sequence[ScaleConfig], top: int = TOP
+    rows: Rows,
+    n_users: int,
+    cutoff: np.ndarray,
+    idf: np.ndarray,
+    scales: Sequence[ScaleConfig],
+    top: int = TOP,
+    life: Rows | None = None,
 ) -> Bags:
-    """Give the bags of rows that lie at or before each user's `cutoff` (int64 [B])."""
-    age = cutoff[rows.row] - rows.block
-    made = [_scale_bags(rows, age, n_users, idf, scale, top) for scale in scales]
+    """Give the bags of rows that lie at or before each user's `cutoff` (int64 [B]).
+
+    `life` holds sums over all blocks, at the block of the newest event, where they are known; else they are made here.
+    """
+    read = [rows if scale.blocks or life is None else life for scale in scales]
+    made = [_scale_bags(r, cutoff[r.row] - r.block, n_users, idf, scale, top) for r, scale in zip(read, scales)]
     whole, lost = sum(part[1] for part in made), sum(part[2] for part in made)
     return Bags(tuple(part[0] for part in made), float(lost / whole) if whole else 0.0)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from habitus.core.errors import ConfigError
-from habitus.tokens.bags import Bags, make_bags, parse_scales, raw_bag
+from habitus.tokens.bags import NOW, Bags, make_bags, parse_scales, raw_bag, rows_of
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,11 @@ class Tables:
     group: np.ndarray
     interest: np.ndarray
     n: np.ndarray
+
+
+@dataclass(frozen=True)
+class WithLife(Tables):
+    life: Tables
 
 
 @dataclass(frozen=True)
@@ -111,3 +116,16 @@ def test_cutoffs_of_each_user_are_those_of_each_alone():
 def test_scales_that_do_not_read(text: str):
     with pytest.raises(ConfigError, match="scales"):
         parse_scales(text)
+
+
+def test_the_table_of_life_and_the_newest_blocks_give_what_all_blocks_give():
+    counts = tables()
+    rows = rows_of(counts, np.arange(6))
+    key, where = np.unique(rows.row * IDEAS.n + rows.interest, return_inverse=True)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(key // IDEAS.n, minlength=6))])
+    n = np.bincount(where, weights=rows.n).astype(np.int64)
+    known = WithLife(**vars(counts), life=Tables(offsets, key * 0, key * 0, (key % IDEAS.n).astype(np.int32), n))
+    users = np.array([3, 5, 0])
+    for cutoff in (NOW, 30):
+        same(make_bags(known, IDEAS, users, cutoff), make_bags(counts, IDEAS, users, cutoff))
+        same(make_bags(known, IDEAS, users, cutoff, "2x3, life"), make_bags(counts, IDEAS, users, cutoff, "2x3, life"))
