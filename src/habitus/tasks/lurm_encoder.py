@@ -221,7 +221,7 @@ class LurmEncoder(TransformerMixin, BaseEstimator):
         until = self.store_.manifest["days"]["last"]
         if config.way != "cluster":
             return fit_interests(self.store_, config, until=until, seed=self.seed)
-        from habitus.tasks.interests import learn_interests  # type: ignore[import-not-found]
+        from habitus.tasks.interests import learn_interests
 
         return learn_interests(self.store_, config, until=until, seed=self.seed)
 
@@ -230,8 +230,8 @@ class LurmEncoder(TransformerMixin, BaseEstimator):
         from habitus.tokens.stored_counts import stored_counts
 
         counts = stored_counts(self.store_, self.interests_.version)
-        offsets = np.append(counts.user_offsets, counts.user_offsets[-1])
-        self._counts = dataclasses.replace(counts, user_offsets=offsets)
+        life = dataclasses.replace(counts.life, user_offsets=_with_nobody(counts.life.user_offsets))
+        self._counts = dataclasses.replace(counts, user_offsets=_with_nobody(counts.user_offsets), life=life)
         ids = self.store_.users["user"].cast(pl.String)
         self._places = pl.DataFrame({"user": ids}).with_row_index("at")
 
@@ -252,3 +252,8 @@ class LurmEncoder(TransformerMixin, BaseEstimator):
 def _one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError("one of " + ", ".join(known), repr(value), where=f"LurmEncoder: {name}")
+
+
+def _with_nobody(offsets: np.ndarray) -> np.ndarray:
+    """Add one user without rows."""
+    return np.append(offsets, offsets[-1])
