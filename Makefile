@@ -26,10 +26,10 @@ setup: $(STAMP)
 # torch first: TORCH_INDEX may name where its CPU build lies; the default build for Linux brings gigabytes of CUDA
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"habitus needs Python 3.11 or newer, found {v[0]}.{v[1]}; try: make $(MAKECMDGOALS) PYTHON=python3.11")'
-	@echo "installing into $(VENV): one to three minutes, about 2.5 GB on disk"
+	@echo "installing into $(VENV): one to three minutes, about 3 GB on disk"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --no-deps -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	@$(PIP) -c constraints.txt -e '.[dev,sql,search,serve]'
+	@$(PIP) -c constraints.txt -e '.[dev,sql,search,serve,llm,graph,recsys,ray]'
 	@touch $(STAMP)
 
 demo: setup
