@@ -36,6 +36,14 @@ def event_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_event_run(tmp_path_factory.mktemp("events"))
 
 
+@pytest.fixture(scope="session")
+def life_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of whole lives."""
+    from habitus.testing.runs import tiny_life_run
+
+    return tiny_life_run(tmp_path_factory.mktemp("lives"))
+
+
 @contextmanager
 def running(runs: list[Path], **options: Any) -> Iterator[tuple[str, Any]]:
     """Serve runs in a thread; gives the address and the service, and stops it gracefully."""

@@ -36,7 +36,7 @@ from habitus.testing.runs import CUTOFF
 from habitus.testing.threads import one_thread
 
 __all__ = ["one_thread"]
-DAYS, EVENTS = "tiny_world", "tiny_shop"
+DAYS, EVENTS, LIVES = "tiny_world", "tiny_shop", "tiny_lives"
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 
 
@@ -55,6 +55,12 @@ def client(service):
 @pytest.fixture(scope="module")
 def shop(event_run, serve_runs):
     with serve_runs([event_run], window_ms=5) as (address, _), Client(address) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def lives(life_run, serve_runs):
+    with serve_runs([life_run], window_ms=5) as (address, _), Client(address) as found:
         yield found
 
 
@@ -199,9 +205,44 @@ def test_a_run_of_events_answers_what_the_batch_answers(shop, event_run, tmp_pat
     np.testing.assert_allclose(
         shop.embed(EVENTS, users=["u003"])["users"][0]["vector"], vectors[0], rtol=1e-4, atol=1e-5
     )
-    generate(event_run, out=tmp_path / "f.parquet", days=5, users=["u003"], seed=3)
-    drawn = list(shop.generate(EVENTS, ["u003"], days=5, seed=3))
+    generate(event_run, out=tmp_path / "f.parquet", days=14, users=["u003", "u007"], seed=3)
+    drawn = list(shop.generate(EVENTS, ["u003", "u007"], days=14, seed=3))
+    assert drawn
     assert [event["type"] for event in drawn] == pl.read_parquet(tmp_path / "f.parquet")["type"].to_list()
+
+
+def test_new_users_get_the_futures_of_a_user_with_their_past(shop, event_run):
+    known = list(shop.generate(EVENTS, ["u003", "u007"], days=14, seed=3))
+    last = open_run(event_run).store.last_day
+    histories = [history_of(event_run, user, last) | {"user": user} for user in ("u003", "u007")]
+    assert known
+    assert list(shop.generate(EVENTS, histories=histories, days=14, seed=3)) == known
+    history = histories[0]
+    late = history | {"events": [history["events"][0] | {"time": "2031-01-01"}]}
+    for body, said in (({"histories": [late]}, "on or before"), ({}, "users, or histories")):
+        with pytest.raises(HabitusError, match=said):
+            list(shop.generate(EVENTS, days=5, **body))
+
+
+def test_a_run_of_lives_answers_what_the_batch_answers(lives, life_run):
+    table = embed(life_run)
+    names = table["user"].to_list()
+    flat = np.stack(table["flat"].to_list())
+    told = lives.embed(LIVES, users=["u007", "u003", "u007"])["users"]
+    for one in told:
+        np.testing.assert_allclose(one["vector"], flat[names.index(one["user"])], rtol=1e-5, atol=1e-6)
+    history = history_of(life_run, "u003", open_run(life_run).store.last_day)
+    new = lives.embed(LIVES, histories=[history])["users"][0]["vector"]
+    np.testing.assert_allclose(new, flat[names.index("u003")], rtol=1e-5, atol=1e-6)
+    alike = lives.similar(LIVES, "u003", top=4)
+    cosine = flat @ flat[names.index("u003")]
+    cosine[names.index("u003")] = -2
+    assert [one["user"] for one in alike["users"]] == [names[i] for i in np.argsort(-cosine, kind="stable")[:4]]
+    bought = {event["item"] for event in history["events"]}
+    assert {one["interest"] for one in alike["interests"]} <= bought
+    assert all(one["interests"] for one in alike["users"])
+    with pytest.raises(HabitusError, match="a run of user-days"):
+        lives.predict(LIVES, users=["u003"])
 
 
 def test_look_alikes_are_the_nearest_vectors(client, shop, day_run, users):

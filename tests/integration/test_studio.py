@@ -135,6 +135,24 @@ def test_a_run_of_events_shows_what_comes_and_a_drawn_fortnight(chromium, event_
         page.close()
 
 
+def test_a_run_of_lives_shows_interests_and_look_alikes(chromium, life_run, day_run, serve_runs):
+    with serve_runs([life_run, day_run], window_ms=5, timeout_s=100) as (address, _):
+        page, troubles = opened(chromium, address, 390, 844)
+        page.wait_for_selector("#lives:not([hidden])")
+        page.fill("#user", "u003")
+        page.press("#user", "Enter")
+        page.wait_for_selector("#like tbody tr")
+        assert page.locator("#like tbody tr").count() == 10
+        assert page.locator("#life svg").count() >= 2
+        assert page.locator("#like strong").count() >= 1
+        assert page.evaluate(NARROW)
+        page.select_option("#run", "tiny_world")
+        page.wait_for_selector("#days:not([hidden])")
+        assert not page.is_visible("#lives")
+        assert troubles == []
+        page.close()
+
+
 def test_the_page_asks_for_a_key_and_opens_with_it(chromium, day_run, serve_runs):
     key = "a key of sixteen characters"
     with serve_runs([day_run], cutoff=CUTOFF, window_ms=5, timeout_s=100, keys=(key,)) as (address, _):

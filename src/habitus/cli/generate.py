@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from habitus.cli.options import Cutoff, RunFolder, StorePath
+from habitus.cli.options import Cutoff, Histories, RunFolder, StorePath
 
 
 def generate(
@@ -17,6 +17,7 @@ def generate(
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Futures per user.")] = 1,
     cutoff: Cutoff = None,
     users: Annotated[Path | None, typer.Option(metavar="FILE", help="Only these: a column `user`.")] = None,
+    histories: Histories = None,
     store: StorePath = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the draws; each user has its own.")] = 0,
     temperature: Annotated[
@@ -43,6 +44,7 @@ def generate(
         n_samples=samples,
         cutoff=cutoff,
         users=users,
+        histories=histories,
         store=store,
         seed=seed,
         temperature=_per_field(temperature, "--temperature"),

@@ -38,6 +38,7 @@ def serve(
 
     require("fastapi", "serve")
     require("uvicorn", "serve")
+    from habitus.serve.app import make_app
     from habitus.serve.app import serve as task
 
     known = read_keys(keys)
@@ -47,5 +48,6 @@ def serve(
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     values = {"cutoff": cutoff, "keys": known, "window_ms": window, "timeout_s": timeout, "waiting": waiting}
     values["store"] = None if store is None else str(store)
+    app = make_app(runs, ServeConfig.parse(values))  # loads the runs: what is wrong with them is said first
     typer.echo(f"serving {', '.join(str(run) for run in runs)} at http://{host}:{port}/", err=True)
-    task(runs, ServeConfig.parse(values), host=host, port=port)
+    task(app, host=host, port=port)

@@ -12,7 +12,7 @@ import polars as pl
 
 from habitus.data.calendar import Calendar
 from habitus.data.calendar_edits import Edits
-from habitus.serve.models import DayRun, EventRun, Loaded
+from habitus.serve.models import DayRun, EventRun, LifeRun, Loaded
 from habitus.serve.schemas import Alternative, NewUser
 from habitus.tasks.answer_events import event_vectors, next_values
 from habitus.tasks.embed import vectors_of
@@ -219,6 +219,8 @@ def embedded(questions: list[Asked]) -> list[dict[str, Any]]:
     run = questions[0].run
     if isinstance(run, EventRun):
         return [_event_vectors(one, run) for one in questions]
+    if isinstance(run, LifeRun):
+        return [_life_vectors(one, run) for one in questions]
     assert isinstance(run, DayRun)
     inputs, places = _inputs(questions)
     vectors = vectors_of(run.artifact.members[0], inputs).tolist()
@@ -239,6 +241,14 @@ def _event_vectors(one: Asked, run: EventRun) -> dict[str, Any]:
     asked, place = _event_inputs(one, run)
     vectors = event_vectors(asked)["vector"].to_list()
     return _told(one, users=[{"user": u, "vector": vectors[i]} for u, i in zip(one.users, place.tolist())])
+
+
+def _life_vectors(one: Asked, run: LifeRun) -> dict[str, Any]:
+    if one.rows is None:
+        vectors = run.new(held_tables(run, [(user.user, user) for user in one.histories])[0])
+    else:
+        vectors = run.flat(one.rows)
+    return _told(one, users=[{"user": u, "vector": v} for u, v in zip(one.users, vectors.tolist())])
 
 
 def next_events(questions: list[Asked]) -> list[dict[str, Any]]:

@@ -156,10 +156,9 @@ def make_app(runs: Sequence[str | Path], config: ServeConfig | None = None) -> A
     return app
 
 
-def serve(runs: Sequence[str | Path], config: ServeConfig, *, host: str, port: int, grace_s: int = 30) -> None:
-    """Serve until stopped. SIGTERM and SIGINT answer what was asked first, for at most `grace_s` seconds."""
+def serve(app: Any, *, host: str, port: int, grace_s: int = 30) -> None:
+    """Serve an app until stopped. SIGTERM and SIGINT answer what was asked first, for at most `grace_s` seconds."""
     uvicorn = require("uvicorn", "serve")
-    app = make_app(runs, config)
     settings = uvicorn.Config(
         app, host=host, port=port, access_log=False, log_level="warning", server_header=False,
         timeout_graceful_shutdown=grace_s, timeout_keep_alive=30, h11_max_incomplete_event_size=32768,

@@ -69,9 +69,12 @@ class Client:
         """The users most like a user."""
         return self._post(run, "similar", user=user, top=top)
 
-    def generate(self, run: str, users: Sequence[str], **more: Any) -> Iterator[dict[str, Any]]:
+    def generate(
+        self, run: str, users: Sequence[str] = (), histories: Sequence[Mapping[str, Any]] = (), **more: Any
+    ) -> Iterator[dict[str, Any]]:
         """Drawn events, one after the other as they come. Errors: `HabitusError` when the stream ends early."""
-        response = self._send("POST", f"/v1/runs/{quote(run, safe='')}/generate", {"users": list(users)} | more)
+        body = {"users": list(users), "histories": list(histories)} | more
+        response = self._send("POST", f"/v1/runs/{quote(run, safe='')}/generate", body)
         if response.status != 200:
             raise _error(response.status, response.read())
         for line in response:

@@ -14,21 +14,29 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from habitus.core.errors import ConfigError, HabitusError
+from habitus.core.errors import ConfigError, FingerprintError, HabitusError
 from habitus.data.calendar import Calendar, to_date, to_day
 from habitus.data.store import MANIFEST
 from habitus.models.artifact import Artifact, load_artifact
 from habitus.tasks.answer_events import ask_events, event_vectors
+from habitus.tasks.describe import describe
 from habitus.tasks.embed import vectors_of
 from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.forecast import Heads, of_rows
+from habitus.tasks.lurm_fit import encode
+from habitus.tasks.lurm_recipe import LurmRecipe
 from habitus.tasks.predict import eligible_at
-from habitus.tasks.recipe import Recipe
 from habitus.tasks.run import Run, open_run, read_metrics
 from habitus.tasks.similar import nearest_users
+from habitus.tasks.train_lurm import interests_of
 from habitus.tasks.whatif.days import DayPlan
 from habitus.tasks.whatif.futures import Encoded, encoded
 from habitus.tasks.whatif.totals import units_of
+from habitus.tokens.blocks import block_until
+from habitus.tokens.counts import Counter, Counts, count_interests
+from habitus.tokens.day_requests import held_shard
+from habitus.tokens.interest_lookup import lookup
+from habitus.tokens.interests import Interests
 from habitus.tokens.known_events import KnownEvents
 from habitus.tokens.loader import Inputs, prepare
 from habitus.tokens.spec import InputSpec
@@ -195,23 +203,53 @@ class EventRun(Loaded):
         return bool(getattr(self.artifact.members[0], "links", ()))
 
 
+@dataclass(frozen=True)
+class LifeRun(Loaded):
+    """A run of LURM: whole lives up to `block` as vectors; everybody in the store is known by it."""
+
+    interests: Interests
+    counts: Counts
+    block: int
+
+    def _embed(self) -> np.ndarray:
+        return self.flat(np.arange(len(self.run.store.users)))
+
+    def flat(self, rows: np.ndarray) -> np.ndarray:
+        """Give the vectors of users as `embed` does, float32 [n, M P]."""
+        return encode(self.artifact.members[0], self.counts, self.interests, rows, self.block)[0]
+
+    def new(self, histories: Any) -> np.ndarray:
+        """Give the vectors of users whose histories are handed in. Errors: those of `held_shard`."""
+        shard, users = held_shard(self.run.store, histories, self.day)
+        store = self.run.store
+        counted = Counter.of(self.interests, store.types, lookup(self.interests, store))(shard)
+        return encode(self.artifact.members[0], counted, self.interests, np.arange(len(users)), self.block)[0]
+
+    def lives(self, rows: np.ndarray, top: int) -> list[list[dict[str, Any]]]:
+        """Give the weightiest interests of users, a list per user: interest, anchor, share (of the anchor), n."""
+        table = describe(
+            self.artifact.members[0], self.interests, self.counts, rows, cutoff_block=self.block, k=top
+        ).drop("rank", "weight")
+        found: list[list[dict[str, Any]]] = [[] for _ in rows]
+        for one in table.to_dicts():
+            found[one.pop("row")].append(one)
+        return found
+
+
 def stamp_of(path: Path, store: Path) -> tuple[Any, ...]:
     """Tell one state of artifact and store from another, at the cost of two looks at the disk."""
     looks = (path / "artifact" / "manifest.json", path / "artifact" / "calibration.json", store / MANIFEST)
     return tuple((seen.st_ino, seen.st_mtime_ns, seen.st_size) for seen in (os.stat(file) for file in looks))
 
 
-def load(path: str | Path | Run[Any], *, cutoff: str | None = None, past_bytes: int = 0) -> DayRun | EventRun:
+def load(path: str | Path | Run[Any], *, cutoff: str | None = None, past_bytes: int = 0) -> Loaded:
     """Open a run and look up everything that its answers share. Errors: those of `open_run` and `predict`."""
     run = open_run(path)
     stamp = stamp_of(run.path, run.store.path)
     artifact = load_artifact(run.artifact_path)
     users = run.store.users["user"].cast(pl.String)
-    if not isinstance(run.recipe, EventRecipe | Recipe):
-        fix = "write its vectors with `habitus embed` and compare them with `habitus similar`"
-        raise ConfigError(
-            "a run of user-days or of events", run.artifact_path.parent.name, where=str(run.path), fix=fix
-        )
+    if isinstance(run.recipe, LurmRecipe):
+        return _life_run(run, artifact, users, stamp, cutoff)
     if isinstance(run.recipe, EventRecipe):
         day = run.store.last_day if cutoff is None else to_day(cutoff)
         chosen = np.flatnonzero(run.store.users["first_day"].to_numpy() <= day)
@@ -224,6 +262,21 @@ def load(path: str | Path | Run[Any], *, cutoff: str | None = None, past_bytes: 
     rows = _places(users.gather(pl.Series(samples.user)))
     heads = Heads(artifact.heads, artifact.day_heads)
     return DayRun(run, artifact, int(samples.cutoff[0]), rows, stamp, spec, heads, base, past_bytes)
+
+
+def _life_run(
+    run: Run[LurmRecipe], artifact: Artifact, users: pl.Series, stamp: tuple[Any, ...], cutoff: str | None
+) -> LifeRun:
+    """Count everybody's interests once. Errors: `FingerprintError` for other ones; `CutoffError` inside a block."""
+    interests = interests_of(run)
+    if interests.version != artifact.fingerprint:
+        found = f"interests {interests.version}"
+        raise FingerprintError(f"interests {artifact.fingerprint}", found, where=str(run.path), fix="train again")
+    day = run.store.last_day if cutoff is None else to_day(cutoff)
+    counts = count_interests(run.store, interests)
+    now = int(counts.block.max()) if len(counts) else 0  # a new user's ages are counted from it too
+    block = now if cutoff is None else block_until(day, interests.block, interests.week_starts)
+    return LifeRun(run, artifact, day, _places(users), stamp, interests, counts, block)
 
 
 def _places(users: pl.Series) -> dict[str, int]:
@@ -243,7 +296,7 @@ class Models:
     ) -> None:
         self._options = {"cutoff": cutoff, "past_bytes": past_bytes}
         self._lock = threading.Lock()
-        self._loaded: dict[str, DayRun | EventRun] = {}
+        self._loaded: dict[str, Loaded] = {}
         for path in runs:
             one = load(open_run(path, store), **self._options)
             if one.name in self._loaded:
@@ -255,7 +308,7 @@ class Models:
         """Names of the runs, in the order given."""
         return list(self._loaded)
 
-    def get(self, name: str) -> DayRun | EventRun | None:
+    def get(self, name: str) -> Loaded | None:
         """Give a run as it is loaded now."""
         return self._loaded.get(name)
 

@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException as WebError
 
 from habitus.core.errors import ConfigError, HabitusError
 from habitus.serve import studio
-from habitus.serve.answers import Asked
+from habitus.serve.answers import Asked, held_tables
 from habitus.serve.batching import Busy, Closing, TooSlow
-from habitus.serve.models import DayRun, EventRun, Loaded, UnknownUser
+from habitus.serve.models import DayRun, EventRun, LifeRun, Loaded, UnknownUser
 from habitus.serve.safety import said
 from habitus.serve.schemas import (
     Alike,
@@ -34,8 +34,9 @@ from habitus.serve.schemas import (
     WhatIfAnswer,
     Who,
 )
-from habitus.tasks.generate import Futures
+from habitus.tasks.generate import Futures, ask_new
 from habitus.tasks.rollout import DrawConfig
+from habitus.tokens.events import EventSpec
 
 if TYPE_CHECKING:
     from habitus.serve.app import Service
@@ -55,6 +56,8 @@ WRONG: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "Starting or stopping"},
     504: {"model": Problem, "description": "Not answered in time"},
 }
+KINDS: dict[type, str] = {DayRun: "days", EventRun: "events", LifeRun: "lives"}
+WORDS = {"days": "a run of user-days", "events": "a run of events", "lives": "a run of LURM"}
 OPEN: dict[int | str, dict[str, Any]] = {401: WRONG[401]}
 
 
@@ -87,12 +90,11 @@ def _add_page(app: FastAPI, service: Service) -> None:
     @app.get("/v1/runs", summary="The runs that are served", responses=OPEN)
     async def runs() -> dict[str, list[dict[str, Any]]]:
         found = [service.models.get(name) for name in service.models.names]
-        kinds = ["days" if isinstance(one, DayRun) else "events" for one in found]
-        return {"runs": [{"run": one.name, "kind": kind, "as_of": one.as_of} for one, kind in zip(found, kinds) if one]}
+        return {"runs": [{"run": one.name, "kind": KINDS[type(one)], "as_of": one.as_of} for one in found if one]}
 
     @app.get("/v1/runs/{run}", summary="What a run can answer, and how good it was", responses=_wrong(401, 404))
     async def about(run: RunName) -> dict[str, Any]:
-        return studio.about(_run(service, run, (DayRun, EventRun)))
+        return studio.about(_run(service, run, tuple(KINDS)))
 
 
 async def _file(path: str) -> Response:
@@ -123,7 +125,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/runs/{run}/embed", response_model=Vectors, responses=WRONG, summary="Users as vectors")
     async def embed(run: RunName, who: Who) -> Response:
-        return await answer("embed", run, who, (DayRun, EventRun))
+        return await answer("embed", run, who, tuple(KINDS))
 
 
 def _add_scopes(app: FastAPI, service: Service) -> None:
@@ -138,11 +140,8 @@ def _add_scopes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/runs/{run}/similar", response_model=AlikeAnswer, responses=WRONG, summary="Users like a user")
     async def similar(run: RunName, asked: Alike) -> Response:
-        loaded = _run(service, run, (DayRun, EventRun))
-        find = partial(loaded.alike, asked.user, asked.top)
-        found = await service.long.ask(find, 1, service.config.timeout_s)
-        users = [{"user": user, "score": score} for user, score in found]
-        return _json({"run": loaded.name, "as_of": loaded.as_of, "users": users})
+        loaded = _run(service, run, tuple(KINDS))
+        return _json(await service.long.ask(partial(_alike, loaded, asked), 1, service.config.timeout_s))
 
     @app.post(
         "/v1/runs/{run}/generate", responses=WRONG | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
@@ -151,41 +150,58 @@ def _add_scopes(app: FastAPI, service: Service) -> None:
     async def generate(run: RunName, asked: Generate) -> StreamingResponse:
         loaded = _run(service, run, (EventRun,))
         assert isinstance(loaded, EventRun)
-        if len(asked.users) > service.config.users:
-            raise ConfigError(f"at most {service.config.users:,} users", f"{len(asked.users):,}", where="users")
+        question = _question(service, "generate", loaded, asked, None)
         if not loaded.can_generate:
             fix = "serve a run of BehaveGPT of form joint"
             raise ConfigError("a model that generates", loaded.artifact.name, where=f"run {run}", fix=fix)
-        rows = np.unique(loaded.rows_of(asked.users))
         ask = partial(service.long.ask, size=1, timeout_s=service.config.timeout_s)
-        first = await ask(partial(_drawn, loaded, asked, rows[:1]))  # what goes wrong at once has a status of its own
-        return StreamingResponse(_stream(loaded, asked, rows, first, ask), media_type=NDJSON)
+        futures = await ask(partial(_futures, question, asked))
+        first = await ask(partial(_drawn, futures, 0))  # what goes wrong at once has a status of its own
+        return StreamingResponse(_stream(futures, first, ask), media_type=NDJSON)
 
 
-def _drawn(run: EventRun, asked: Generate, rows: np.ndarray) -> list[str]:
-    """Draw the futures of a few users, a line of JSON per event."""
+def _alike(run: Loaded, asked: Alike) -> dict[str, Any]:
+    """Look up who is like a user and, where the run knows them, the interests of all of them."""
+    users: list[dict[str, Any]] = [{"user": user, "score": score} for user, score in run.alike(asked.user, asked.top)]
+    told = {"run": run.name, "as_of": run.as_of, "users": users}
+    if isinstance(run, LifeRun):
+        own, *lives = run.lives(run.rows_of([asked.user, *(one["user"] for one in users)]), top=5)
+        told |= {"interests": own, "users": [one | {"interests": life} for one, life in zip(users, lives)]}
+    return told
+
+
+def _futures(question: Asked, asked: Generate) -> Futures:
+    """Say what to draw: users of the store once each and in its order, or new users as they come."""
+    run = question.run
+    assert isinstance(run, EventRun)
     draws = DrawConfig.parse({"seed": asked.seed, "max_events": asked.max_events})
-    spec = run.asked(rows).spec
-    futures = Futures(
-        run.artifact.members[0], spec, run.run.store, run.users[rows], run.day, asked.days, asked.samples, draws
-    )
-    events, _, _ = futures.draw(0, len(rows))
+    if question.rows is not None:
+        users, new = run.users[np.unique(question.rows)], None
+    else:
+        table = held_tables(run, [(user.user, user) for user in question.histories])[0]
+        new = ask_new(run.run, table, run.day, artifact=run.artifact)
+        users = np.arange(len(new.users))
+    member = run.artifact.members[0]
+    spec = EventSpec.from_json(run.artifact.spec)
+    return Futures(member, spec, run.run.store, users, run.day, asked.days, asked.samples, draws, asked=new)
+
+
+def _drawn(futures: Futures, place: int) -> list[str]:
+    """Draw the futures of one user, a line of JSON per event."""
+    events, _, _ = futures.draw(place, place + 1)
     return [json.dumps(row, default=str) for row in events.to_dicts()]
 
 
-async def _stream(
-    run: EventRun, asked: Generate, rows: np.ndarray, first: list[str], ask: Callable[..., Any]
-) -> AsyncIterator[str]:
+async def _stream(futures: Futures, first: list[str], ask: Callable[..., Any]) -> AsyncIterator[str]:
     """Give the lines, and at last one that says whether all is there: a cut stream must not look whole."""
     n = 0
-    found = first
     try:
-        for i in range(len(rows)):
-            found = first if i == 0 else await ask(partial(_drawn, run, asked, rows[i : i + 1]))
+        for i in range(len(futures.users)):
+            found = first if i == 0 else await ask(partial(_drawn, futures, i))
             n += len(found)
             if found:
                 yield "\n".join(found) + "\n"
-        yield json.dumps({"done": True, "n_events": n, "n_users": len(rows)}) + "\n"
+        yield json.dumps({"done": True, "n_events": n, "n_users": len(futures.users)}) + "\n"
     except (HabitusError, Busy, TooSlow, Closing) as error:
         yield json.dumps({"done": False, "n_events": n, "because": type(error).__name__}) + "\n"
 
@@ -198,7 +214,7 @@ def _run(service: Service, name: str, kinds: tuple[type, ...]) -> Any:
         told = said(f"a run out of: {', '.join(service.models.names)}", "another name", "path")
         raise HTTPException(404, told["error"])
     if not isinstance(found, kinds):
-        wanted = "a run of user-days" if kinds == (DayRun,) else "a run of events"
+        wanted = " or ".join(WORDS[KINDS[kind]] for kind in kinds)
         raise ConfigError(wanted, f"{name!r}, which is none", where="path", fix="see GET /v1/runs")
     return found
 

@@ -104,10 +104,10 @@ class NextEvents(Who):
     is_new: bool = Field(False, description="Leave out what the user had before.")
 
 
-class Generate(Strict):
-    """Futures to draw, event by event, for users of the store."""
+class Generate(Who):
+    """Futures to draw, event by event, from the day after the cut-off."""
 
-    users: list[Text] = Field(min_length=1, examples=[["u1"]])
+    users: list[Text] = Field(default_factory=list, examples=[["u1"]])
     days: int = Field(14, ge=1, le=92)
     samples: int = Field(1, ge=1, le=64)
     seed: int = Field(0, ge=0, lt=2**31)
@@ -121,16 +121,30 @@ class Alike(Strict):
     top: int = Field(10, ge=1, le=100)
 
 
+class Interest(BaseModel):
+    """An interest of a user: how many events, under which anchor, and that anchor's share of the user's life."""
+
+    interest: str
+    n: int
+    anchor: int
+    share: float
+
+
 class Neighbour(BaseModel):
     user: str
     score: float
+    interests: list[Interest] | None = None
 
 
 class AlikeAnswer(BaseModel):
-    """Users whose vectors lie nearest, with the cosine. Alike is what the model reads in their histories, no more."""
+    """Users whose vectors lie nearest, with the cosine. Alike is what the model reads in their histories, no more.
+
+    Interests, of the user and of each look-alike, are known to runs of LURM alone; null elsewhere.
+    """
 
     run: str
     as_of: dt.date
+    interests: list[Interest] | None = None
     users: list[Neighbour]
 
 

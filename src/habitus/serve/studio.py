@@ -11,7 +11,7 @@ from habitus.data.calendar import to_date
 from habitus.data.cutoffs import Samples
 from habitus.data.targets import measure_days
 from habitus.serve.answers import calendar_key, evidence, question_of
-from habitus.serve.models import DayRun, EventRun
+from habitus.serve.models import DayRun, EventRun, LifeRun, Loaded
 from habitus.serve.schemas import ScopeWhatIf
 from habitus.tasks.whatif.futures import Answer, Future, answers
 from habitus.tasks.whatif.totals import LEVEL, by_day, by_segment, totals
@@ -30,12 +30,16 @@ def page(path: str) -> tuple[bytes, str]:
     return files("habitus.serve").joinpath("studio", name).read_bytes(), f"{kind}; charset=utf-8"
 
 
-def about(run: DayRun | EventRun) -> dict[str, Any]:
+def about(run: Loaded) -> dict[str, Any]:
     """Tell what a run can answer and how well it did."""
     facts: dict[str, Any] = {"run": run.name, "as_of": run.as_of, "n_users": len(run.rows), "model": run.artifact.name}
     facts["artifact"] = {k: run.artifact.manifest.get(k) for k in ("created", "habitus", "n_members", "fingerprint")}
     if isinstance(run, EventRun):
         return facts | {"kind": "events", "field": run.run.recipe.field, "can_generate": run.can_generate}
+    if isinstance(run, LifeRun):
+        width = run.artifact.members[0].config.d_flat
+        return facts | {"kind": "lives", "n_interests": run.interests.n - 1, "d_vector": width, "figures": run.metrics}
+    assert isinstance(run, DayRun)
     days = {head.name for head in run.heads.day}
     targets = [
         {"name": head.name, "define": target.define, "unit": unit, "is_chance": head.kind == "binary",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import shutil
 import time
@@ -23,8 +24,9 @@ from habitus.core.seeds import text_keys
 from habitus.data.calendar import to_date, to_day
 from habitus.data.pipeline.zones import first_instant
 from habitus.data.store import Store
-from habitus.models.artifact import load_artifact
+from habitus.models.artifact import Artifact, load_artifact
 from habitus.models.behavegpt import CLOCK, FIRST, BehaveGPT
+from habitus.tasks.answer_events import Asked, ask_events
 from habitus.tasks.constraints import ConstraintConfig, Constraints, compile_constraints
 from habitus.tasks.predict import manifest
 from habitus.tasks.rollout import DrawConfig, Rolled, Start, Zone, chunks, roll_out
@@ -37,7 +39,10 @@ from habitus.tokens.gaps import GapBins
 
 @dataclass(frozen=True)
 class Futures:
-    """What to draw: a model with its spec, a log, users (numbers in the store), a cut-off day, days ahead."""
+    """What to draw: a model with its spec, a log, users (numbers in the store), a cut-off day, days ahead.
+
+    With `asked`, users are places among the new users whose histories were handed in, and the store gives no past.
+    """
 
     model: BehaveGPT
     spec: EventSpec
@@ -49,6 +54,7 @@ class Futures:
     draws: DrawConfig
     constraints: Constraints | None = None
     is_cached: bool = True
+    asked: Asked | None = None
 
     def chunks(self) -> list[tuple[int, int]]:
         """Ranges of users that are drawn together."""
@@ -68,17 +74,24 @@ class Futures:
             n_samples=self.n_samples,
             is_cached=self.is_cached,
         )
-        ids = self.store.users["user"].gather(pl.Series(users))
+        ids = self._names(users)
         return self._events(rolled, ids), self._rows(rolled, ids), rolled
 
+    def _names(self, users: np.ndarray) -> pl.Series:
+        names = self.store.users["user"] if self.asked is None else self.asked.users
+        return names.gather(pl.Series(users))
+
     def _start(self, users: np.ndarray) -> Start:
-        inputs = last_states(self.store, self.spec, users, np.full(len(users), self.cutoff, np.int32))
-        batch = assemble_events(inputs, np.arange(len(users)))
+        if self.asked is None:
+            inputs = last_states(self.store, self.spec, users, np.full(len(users), self.cutoff, np.int32))
+            batch = assemble_events(inputs, np.arange(len(users)))
+        else:
+            batch = assemble_events(self.asked.inputs, users)
         return Start(
             ids=batch.ids,
             length=batch.length,
             last_time=batch.time[torch.arange(len(users)), batch.length - 1],
-            key=text_keys(self.store.users["user"].gather(pl.Series(users)).cast(pl.String).to_list()),
+            key=text_keys(self._names(users).cast(pl.String).to_list()),
             user=users,
             begin=self.instant(1),
             end=self.instant(1 + self.days),
@@ -125,6 +138,7 @@ def generate(
     n_samples: int = 1,
     cutoff: str | dt.date | None = None,
     users: str | Path | Sequence[Any] | None = None,
+    histories: Any = None,
     store: str | Path | None = None,
     seed: int = 0,
     temperature: Mapping[str, float] | None = None,
@@ -145,6 +159,9 @@ def generate(
         The last day that may be used; default: the last complete day of the store. Users have an event by then.
     users
         Only these: their own ids, or a file (CSV or Parquet) with a column `user`.
+    histories
+        New users instead, whom no store knows: a table or file of their events (see `request_inputs`), none after the
+        cut-off. A user drawn so has the same future as one of that id and past in the store.
     seed
         A user's draws depend on seed, user id, sample, event and field alone, not on company, order or `n_samples`.
     temperature, top_p
@@ -153,8 +170,9 @@ def generate(
         A TOML file or a `ConstraintConfig`: what may happen.
 
     Gives the figures of the manifest. Killed, the same call goes on. It does not change the model or the store.
-    Errors: `ConfigError` for a model without a chain, unknown users or fields; `CutoffError`; `ConstraintError`;
-    `DiskError` when `out` exists, or another generation was begun there.
+    Errors: `ConfigError` for a model without a chain, unknown users or fields, or histories with `users` or
+    `constraints`, which speak of the log's own users; `CutoffError`; `ConstraintError`; `DiskError` when `out` exists,
+    or another generation was begun there.
     """
     run, out = open_run(run, store), Path(out)
     artifact = load_artifact(run.artifact_path)
@@ -168,12 +186,26 @@ def generate(
     )
     _check_fields(draws, model)
     rules = _constraints(constraints, spec, run.store)
-    chosen = _users(run.store, users, day)
-    futures = Futures(model, spec, run.store, chosen, day, days, n_samples, draws, rules)
+    if histories is not None and (users is not None or rules is not None):
+        raise ConfigError("histories alone", "users or constraints too", where="generate", fix="leave those out")
+    asked = None if histories is None else ask_new(run, histories, day)
+    chosen = _users(run.store, users, day) if asked is None else np.arange(len(asked.users))
+    futures = Futures(model, spec, run.store, chosen, day, days, n_samples, draws, rules, asked=asked)
     plan = manifest(run, artifact, as_of=str(to_date(day)), days=days, n_samples=n_samples, n_users=len(chosen))
     plan |= {"draws": draws.model_dump(mode="json")}
     plan |= {"constraints": rules.config.model_dump(mode="json") if rules else None}
+    plan |= {} if asked is None else {"histories": _digest(asked)}
     return write_futures(futures, out, plan)
+
+
+def ask_new(run: Run, histories: Any, day: int, *, artifact: Artifact | None = None) -> Asked:
+    """Encode histories handed in. Errors: `CutoffError` for an event after the cut-off; those of `request_inputs`."""
+    asked = ask_events(run, None, histories, artifact=artifact)
+    late = asked.inputs.table.day
+    if len(late) and int(late.max()) > day:
+        found = str(to_date(int(late.max())))
+        raise CutoffError(f"events on or before {to_date(day)}", found, where="histories: time", fix="leave it out")
+    return asked
 
 
 def write_futures(futures: Futures, out: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,6 +290,16 @@ def amount_bins(edges: Sequence[float]) -> AmountBins:
     low = torch.full((FIRST_BIN,), torch.nan, dtype=torch.float64)
     low[ZERO] = 0.0
     return AmountBins(torch.cat([low, ends[:-1]]), torch.cat([low, ends[1:]]))
+
+
+def _digest(asked: Asked) -> str:
+    """Tell one set of histories from another."""
+    table = asked.inputs.table
+    parts = (table.offsets, table.time, table.ids, table.amount)
+    text = hashlib.sha256("\x1f".join(map(str, asked.users.to_list())).encode())
+    for part in parts:
+        text.update(np.ascontiguousarray(part).tobytes())
+    return text.hexdigest()
 
 
 def _cutoff(store: Store, cutoff: str | dt.date | None) -> int:

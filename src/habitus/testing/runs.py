@@ -78,6 +78,14 @@ train_until = 2020-03-10
 valid = [2020-03-11, 2020-03-31]
 test = [2020-04-01, 2020-04-20]
 """
+LIVES = """
+name = "tiny_lives"
+store = "unused.store"
+interests = { way = "item" }
+model = { name = "lurm", size = "tiny", scales = "1x3, 2x3, life" }
+views = { batch_size = 16, held_out = 0.2 }
+training = { epochs = 1 }
+"""
 SHOP: dict[str, Any] = {
     "name": "tiny_shop",
     "time_zone": "UTC",
@@ -103,12 +111,20 @@ def tiny_day_run(folder: str | Path, *, seeds: tuple[int, ...] = (0, 1, 2)) -> P
 
 def tiny_event_run(folder: str | Path, *, n_users: int = 30, seed: int = 0) -> Path:
     """Train a run of BehaveGPT of form joint in `folder`/events, which predicts and generates."""
+    return _of_shop(Path(folder), "events", EVENTS, n_users, seed)
+
+
+def tiny_life_run(folder: str | Path, *, n_users: int = 30, seed: int = 0) -> Path:
+    """Train a run of LURM on the same shop in `folder`/lives, which embeds and finds look-alikes."""
+    return _of_shop(Path(folder), "lives", LIVES, n_users, seed)
+
+
+def _of_shop(folder: Path, name: str, recipe: str, n_users: int, seed: int) -> Path:
     from habitus.data.ingest import ingest
     from habitus.data.log import EventLog
     from habitus.data.schema import Schema
     from habitus.tasks.train import train
 
-    folder = Path(folder)
     draw, n = np.random.default_rng(seed), n_users * 40
     kind = draw.choice(["visit", "purchase"], n, p=[0.65, 0.35])
     table = pl.DataFrame(
@@ -121,5 +137,5 @@ def tiny_event_run(folder: str | Path, *, n_users: int = 30, seed: int = 0) -> P
         }
     )
     store = ingest(EventLog(Schema.parse(SHOP), table), folder / "shop.store")
-    (folder / "events.toml").write_text(EVENTS, "utf-8")
-    return train(folder / "events.toml", out=folder / "events", store=store.path).path
+    (folder / f"{name}.toml").write_text(recipe, "utf-8")
+    return train(folder / f"{name}.toml", out=folder / name, store=store.path).path

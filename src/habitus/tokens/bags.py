@@ -170,14 +170,16 @@ def make_bags(
 ) -> Bags:
     """Give the bags of `users` (int64 [B]) from all blocks up to `cutoff_block`, which is the last one used.
 
-    `NOW` reads everything and counts ages from the newest block of the counts. Events after the cut-off change nothing.
+    `NOW` reads everything and counts ages from the newest block of the counts; any other block is what ages are counted
+    from, even where nobody has an event in it. Events after the cut-off change nothing.
     Errors: `ConfigError` for scales that do not read.
     """
     scales = parse_scales(scales) if isinstance(scales, str) else tuple(scales)
     now = int(counts.block.max()) if len(counts.block) else 0
-    cutoff = np.minimum(np.broadcast_to(np.asarray(cutoff_block, np.int64), np.shape(users)), now)
+    cutoff = np.broadcast_to(np.asarray(cutoff_block, np.int64), np.shape(users))
+    cutoff = np.where(cutoff == NOW, now, cutoff)
     life = getattr(counts, "life", None)
-    if life is None or not len(cutoff) or not len(counts.block) or bool((cutoff < now).any()):
+    if life is None or not len(cutoff) or not len(counts.block) or bool((cutoff != now).any()):
         return bags_of_rows(rows_of(counts, users, cutoff), len(cutoff), cutoff, interests.idf, scales, top)
     users = np.asarray(users, np.int64)
     reach = max((scale.blocks * scale.windows for scale in scales), default=0)

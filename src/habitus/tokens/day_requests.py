@@ -78,13 +78,7 @@ def day_request(
     that cannot be read; `CutoffError` for an event after the cut-off: it would be the future.
     """
     store, cutoff = base.store, int(base.samples.cutoff[0])
-    table = histories if isinstance(histories, pl.DataFrame) else pl.DataFrame(histories, infer_schema_length=None)
-    _check_columns(store, table)
-    users = table["user"].cast(pl.String).unique(maintain_order=True)
-    number = pl.DataFrame({"user": users, "_user": np.arange(len(users))})
-    table = table.with_columns(pl.col("user").cast(pl.String), _time=instants(table["time"], store.schema.time_zone))
-    table = table.join(number, on="user", maintain_order="left").sort("_user", "_time", maintain_order=True)
-    held = _shard(store, table, len(users), cutoff)
+    held, users = held_shard(store, histories, cutoff)
     first_day = held.day[held.offsets[:-1]].astype(np.int32)
     tables = {"users": pl.DataFrame({"user": users, "first_day": pl.Series(first_day).cast(pl.Date)})}
     if store.profiles is not None:
@@ -93,6 +87,20 @@ def day_request(
     for name in ("types", "items"):  # read once from disk, by the store behind
         memory.__dict__[name] = getattr(store, name)
     return _inputs(base, memory, Samples(np.arange(len(users)), np.full(len(users), cutoff, np.int32)), audiences or {})
+
+
+def held_shard(store: Store, histories: Any, cutoff: int) -> tuple[Shard, pl.Series]:
+    """Give a table of events as a shard of a store, in its codes, and the users in the order of their first row.
+
+    `histories` and errors as in `day_request`; `cutoff` is the last day that may be used, days since 1970-01-01.
+    """
+    table = histories if isinstance(histories, pl.DataFrame) else pl.DataFrame(histories, infer_schema_length=None)
+    _check_columns(store, table)
+    users = table["user"].cast(pl.String).unique(maintain_order=True)
+    number = pl.DataFrame({"user": users, "_user": np.arange(len(users))})
+    table = table.with_columns(pl.col("user").cast(pl.String), _time=instants(table["time"], store.schema.time_zone))
+    table = table.join(number, on="user", maintain_order="left").sort("_user", "_time", maintain_order=True)
+    return _shard(store, table, len(users), cutoff), users
 
 
 def _inputs(base: Inputs, memory: HeldStore, samples: Samples, audiences: Mapping[str, Sequence[str]]) -> Inputs:

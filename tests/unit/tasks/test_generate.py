@@ -17,10 +17,12 @@ from habitus.data.schema import Schema
 from habitus.data.store import Store
 from habitus.models.behavegpt import BehaveGPT, BehaveGPTConfig
 from habitus.tasks import generate as module
+from habitus.tasks.answer_events import Asked
 from habitus.tasks.constraints import ConstraintConfig
-from habitus.tasks.generate import Futures, _check_fields, _constraints, _cutoff, _users, write_futures
+from habitus.tasks.generate import Futures, _check_fields, _constraints, _cutoff, _digest, _users, write_futures
 from habitus.tasks.rollout import DrawConfig, Zone
 from habitus.testing.threads import one_thread
+from habitus.tokens.event_requests import request_inputs
 from habitus.tokens.event_split import EventSplit
 from habitus.tokens.events import EventTokenConfig, fit_event_spec
 
@@ -123,6 +125,36 @@ def test_constraints_are_named_in_the_logs_own_words(futures, tmp_path):
     assert of_four.height > 0
     assert "help" not in set(of_four["type"])
     assert rolled.masked["item"][0] > 0
+
+
+def test_new_users_get_the_futures_of_a_user_of_the_store_with_that_past(futures, store):
+    names = store.users["user"].cast(pl.String)
+    rows = []
+    for i in range(store.n_shards):
+        shard = store.shard(i)
+        user = np.repeat(np.arange(shard.n_users), np.diff(shard.offsets)) + shard.first_user
+        kept = shard.day <= CUTOFF
+        rows.append(
+            pl.DataFrame(
+                {
+                    "user": names.gather(pl.Series(user[kept])),
+                    "time": pl.Series(shard.time[kept]).cast(pl.Datetime("us", "UTC")),
+                    "type": pl.Series(store.types).gather(pl.Series(shard.type[kept])),
+                    "item": pl.Series(store.items).gather(pl.Series(shard.item[kept])),
+                    "spend": shard.amounts["spend"][kept],
+                }
+            )
+        )
+    table = pl.concat(rows)
+    inputs, owners = request_inputs(futures.spec, table)
+    asked = Asked(None, futures.spec, inputs, owners, None)
+    new = Futures(**{**vars(futures), "asked": asked, "users": np.arange(len(owners))})
+    mine, theirs = new.draw(0, len(owners))[0], futures.draw(0, len(futures.users))[0]
+    order = ["user", "sample", "event"]
+    mine, theirs = (one.with_columns(pl.col("user").cast(pl.String)).sort(order) for one in (mine, theirs))
+    assert mine.height > 100
+    assert mine.equals(theirs)
+    assert _digest(asked) != _digest(Asked(None, futures.spec, inputs, owners.reverse(), None))
 
 
 def test_what_cannot_be_is_refused(futures, store):

@@ -65,12 +65,16 @@ async function openRun(name) {
   state.about = about;
   state.edits.clear();
   state.added = [];
-  const isDays = about.kind === "days";
+  const isDays = about.kind === "days", isLives = about.kind === "lives";
   $("days").hidden = !isDays;
-  $("happenings").hidden = isDays;
+  $("happenings").hidden = about.kind !== "events";
+  $("lives").hidden = !isLives;
+  if (!isDays) $("pick-user").hidden = false;
   document.querySelectorAll(".of-days").forEach((label) => { label.hidden = !isDays; });
   $("about").textContent = `${about.run}: ${number(about.n_users)} users, as of ${about.as_of}` +
-    (isDays ? `, the next ${about.horizon} days` : `, next ${about.field}`);
+    (isDays ? `, the next ${about.horizon} days` : isLives ? `, ${number(about.n_interests)} interests in ${about.d_vector} numbers`
+      : `, next ${about.field}`);
+  if (isLives) { clearLife(); return; }
   if (!isDays) { $("fortnight-section").hidden = !about.can_generate; return; }
   const scopes = [make("option", { value: "" }, `Everybody (${number(about.n_users)})`)];
   for (const [segment, values] of Object.entries(about.segments)) {
@@ -438,6 +442,54 @@ async function drawFortnight(base, user, seed) {
     `${one.time.slice(0, 16)} ${words(one).map(([, v]) => v).join(", ")}`)) : [make("li", {}, "Nothing happens in this one.")]));
 }
 
+// runs of whole lives ------------------------------------------------------------------------------------------------
+
+function clearLife() {
+  $("life-said").textContent = "Choose a user above.";
+  $("life").replaceChildren();
+  $("like").replaceChildren();
+}
+
+async function showLife() {
+  const user = $("user").value.trim();
+  if (!user) return;
+  const base = `v1/runs/${encodeURIComponent(state.about.run)}`;
+  const mine = ++state.asked;
+  try {
+    const told = await (await ask(base + "/similar", { user, top: 10 })).json();
+    if (mine !== state.asked) return;
+    drawLife(user, told);
+    trouble(null);
+  } catch (error) { if (mine === state.asked) { clearLife(); trouble(error); } }
+  document.documentElement.dataset.drawn = String(mine);
+}
+
+function drawLife(user, told) {
+  const own = told.interests || [];
+  const anchors = [...new Set(own.map((one) => one.anchor))].map((anchor) => own.filter((one) => one.anchor === anchor));
+  anchors.sort((a, b) => b[0].share - a[0].share);
+  $("life-said").textContent = own.length ? `${user}: ${anchors.length} ${anchors.length > 1 ? "anchors" : "anchor"} with weight.`
+    : `${user} has no event that counts: the vector is that of nobody.`;
+  const most = Math.max(...own.map((one) => one.n), 1);
+  $("life").replaceChildren(...anchors.map((rows) => make("div", {}, make("h3", {}, `Anchor ${rows[0].anchor}: ${number(100 * rows[0].share, 0)} % of this life`),
+    make("div", { class: "bars" }, ...rows.flatMap((one) => [make("span", {}, one.interest),
+      make("svg", { viewBox: "0 0 100 12", preserveAspectRatio: "none", "aria-hidden": "true" },
+        make("rect", { class: "mark", width: Math.max(0.5, 100 * one.n / most), height: 12 })),
+      make("span", {}, `${number(one.n)} event${one.n > 1 ? "s" : ""}`)])))));
+  const mine = new Set(own.map((one) => one.interest));
+  const rows = told.users.map((one) => make("tr", {}, make("td", {}, one.user), make("td", {}, number(one.score, 3)),
+    make("td", { class: "words" }, ...topOf(one.interests).flatMap((name, i) => [i ? ", " : "", mine.has(name) ? make("strong", {}, name) : name]))));
+  const head = make("thead", {}, make("tr", {}, ...["user", "likeness", "interests"].map((text) => make("th", { scope: "col" }, text))));
+  $("like").replaceChildren(told.users.length ? make("table", {}, head, make("tbody", {}, ...rows)) : make("p", {}, "Nobody else is known."));
+}
+
+// The interests of a look-alike, each once, by how many events they have.
+function topOf(interests) {
+  const most = new Map();
+  for (const one of interests || []) most.set(one.interest, one.n);
+  return [...most.entries()].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([name]) => name);
+}
+
 // what a person does -------------------------------------------------------------------------------------------------
 
 $("lock").addEventListener("submit", (event) => { event.preventDefault(); state.key = $("key").value; begin(); });
@@ -448,7 +500,8 @@ $("scope").addEventListener("change", () => {
   if ($("scope").value === "user") $("user").focus();
   refresh();
 });
-$("user").addEventListener("change", () => (state.about.kind === "days" ? refresh() : showUser()));
+const shows = { days: refresh, events: () => showUser(), lives: showLife };
+$("user").addEventListener("change", () => shows[state.about.kind]());
 $("target").addEventListener("change", () => { drawGate(); if (state.answer) draw(); });
 $("add").addEventListener("submit", (event) => {
   event.preventDefault();
