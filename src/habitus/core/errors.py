@@ -94,6 +94,10 @@ class DiskError(HabitusError):
     """There is no room, or no right, to write."""
 
 
+class EngineError(HabitusError):
+    """The engine cannot do its work: no cluster answers, no node has room, workers die or are of other versions."""
+
+
 class ExtraError(HabitusError):
     """An optional dependency is absent."""
 

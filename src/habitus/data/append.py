@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from habitus.core.atomic import new_folder
+from habitus.core.engine import EngineConfig, as_engine, do_jobs
 from habitus.core.errors import SchemaError
-from habitus.core.progress import track
-from habitus.data.ingest import erased_of, first_pass
+from habitus.core.progress import bar
+from habitus.data.ingest import erased_of, passes_of
 from habitus.data.log import EventLog
 from habitus.data.pipeline import codes, merge, rejects, stream
 from habitus.data.pipeline.codes import Size
@@ -25,7 +27,7 @@ from habitus.data.pipeline.scan import Scan
 from habitus.data.pipeline.swap import adopt, changing
 from habitus.data.pipeline.tables import seal, write_table
 from habitus.data.schema import Schema
-from habitus.data.shards import map_shard
+from habitus.data.shards import Columns, map_shard
 from habitus.data.store import Store, shard_of
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def append(
     memory_limit: str | int = "4GB",
     threads: int | None = None,
     derive: Derive | None = None,
+    engine: EngineConfig | str | None = None,
 ) -> Store:
     """Add the rows of a log to the store at `path`, and open it anew.
 
@@ -56,6 +59,7 @@ def append(
     `derive` keeps counts of interests up to date (`tokens.stored_counts.derive_counts`, which the verb hands in);
     without it they are dropped. Rows of erased users are rejected.
 
+    `engine` says who reads, sorts and merges; see `ingest`.
     Memory: as for `ingest`; the old rows are read by memory map, one shard after another.
 
     Errors: those of `ingest`; `StoreError` when `path` is no store or another process is changing it; `SchemaError`
@@ -71,7 +75,7 @@ def append(
     """
     with changing(Path(path)) as (store, staging):
         check_schemas(store.schema, log.schema, str(path))
-        manifest = _build(store, log, staging, memory_limit, threads, derive)
+        manifest = _build(store, log, staging, memory_limit, threads, derive, as_engine(engine))
         adopt(staging, store.path, manifest)
     return Store.open(path)
 
@@ -101,23 +105,25 @@ def _build(
     memory_limit: str | int,
     threads: int | None,
     derive: Derive | None,
+    workers: EngineConfig,
 ) -> dict[str, Any]:
     """Fill `staging` with every file that changes; give the manifest of the whole."""
     work = staging / "work"
     for folder in (work, work / "shards", staging / "tables", staging / "shards"):
         folder.mkdir()
+    passes = passes_of(workers, memory_limit, store.n_shards)
     engine = open_engine(work, memory_limit, threads)
     try:
         erased = erased_of(store)
         file = work / "rejected.parquet"
-        scanned, n_kept, _ = first_pass(engine, log, work, file, _old_keys(store), erased and erased[0])
+        scanned, n_kept, _ = passes.first(engine, log, work, file, _old_keys(store), erased and erased[0])
         _check_user_type(engine, store, scanned)
         tables, rejected = _merged_tables(engine, store, log, scanned, staging)
         tables |= {ERASED: erased[1]} if erased else {}
         sizes = _sizes(engine, store)
-        new = stream.write_shards(stream.sorted_rows(engine, scanned, n_kept), sizes, scanned, work)
+        new = passes.second(engine, scanned, n_kept, sizes, work)
         maps = {name: _code_map(engine, store, name) for name in scanned.vocabularies}
-        shards = list(_merged_shards(engine, store, scanned, sizes, new, maps, staging))
+        shards = _merged_shards(engine, store, scanned, sizes, new, maps, staging, workers)
         n_read = store.manifest["counts"]["read"] + scanned.n_read
         manifest = make_manifest(engine, scanned, n_read, rejected, tables, shards)
         state = Changed(staging, manifest, scanned.schema, kept=store.path)
@@ -205,26 +211,56 @@ def _merged_shards(
     new: list[dict[str, Any]],
     maps: dict[str, np.ndarray],
     staging: Path,
-) -> Iterator[dict[str, Any]]:
+    workers: EngineConfig,
+) -> list[dict[str, Any]]:
     """Merge old and new rows shard by shard; a shard without new rows whose codes stay keeps its file."""
     columns = stream.columns_of(scanned.schema)
     is_same = all(np.array_equal(codes[:-1], np.arange(len(codes) - 1)) for codes in maps.values())
-    first_user = 0
-    for i, size in track(list(enumerate(sizes)), "merging"):
+    first_user, entries, jobs, places = 0, [], [], []
+    for i, size in enumerate(sizes):
         head = {"first_user": first_user, "n_users": size.n_users, "n_events": size.n_old + size.n_new}
         first_user += size.n_users
         entry = store.manifest["shards"][i]
+        entries.append(entry | head)
         if size.n_new == 0 and is_same:
-            yield entry | head
             continue
         counts = engine.sql(f"SELECT n_old, n_new FROM users WHERE shard = {i} ORDER BY idx").to_arrow_table()
         sides = (
-            merge.Side(store.path / entry["file"], _text(store.path, entry), counts["n_old"].to_numpy()),
-            merge.Side(scanned.work / new[i]["file"], _text(scanned.work, new[i]), counts["n_new"].to_numpy()),
+            merge.Side(
+                (store.path / entry["file"]).absolute(), _text(store.path.absolute(), entry), counts["n_old"].to_numpy()
+            ),
+            merge.Side(
+                (scanned.work / new[i]["file"]).absolute(),
+                _text(scanned.work.absolute(), new[i]),
+                counts["n_new"].to_numpy(),
+            ),
         )
-        path = staging / "shards" / f"{i:05d}.arrow"
+        jobs.append((sides, maps, columns, staging.absolute(), i, head))
+        places.append(i)
+    with bar("merging", len(jobs)) as advance:
+        for number, entry in do_jobs(workers, _merged, jobs):
+            entries[places[number]] = entry
+            advance(1)
+    return entries
+
+
+def _merged(
+    sides: tuple[merge.Side, merge.Side],
+    maps: dict[str, np.ndarray],
+    columns: Columns,
+    staging: Path,
+    i: int,
+    head: dict[str, Any],
+) -> dict[str, Any]:
+    """Merge one shard in a folder of its own, then move it below `staging`; give its manifest entry."""
+    with new_folder(staging / "work" / f"merged-{i:05d}", replace=True) as beside:
+        (beside / "shards").mkdir()
+        path = beside / "shards" / f"{i:05d}.arrow"
         merge.merge_shard(*sides, maps, columns, path)
-        yield stream.seal_shard(staging, path, head, columns)
+        entry = stream.seal_shard(beside, path, head, columns)
+        for made in (beside / "shards").iterdir():
+            made.replace(staging / "shards" / made.name)
+    return entry
 
 
 def _changes(

@@ -84,7 +84,7 @@ def erase(
             raise StoreError("somebody to be left", "every user would go", where=str(path), fix="remove the folder")
         change, n_rejected, n_listed = _build(store, staging, ids, gone, memory_limit, threads)
         manifest = with_derived(change, derive)
-        shutil.rmtree(store.path / "derived", ignore_errors=True)
+        shutil.rmtree(store.derived, ignore_errors=True)
         adopt(staging, store.path, manifest)
     n_events = store.n_events - manifest["n_events"]
     unknown = tuple(sorted(set(ids) - set(texts.filter(gone).to_list())))

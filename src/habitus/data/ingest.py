@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from habitus.core.atomic import new_folder, write_json
+from habitus.core.engine import LOCAL, EngineConfig, as_engine
 from habitus.core.errors import ConfigError
 from habitus.core.progress import bar
 from habitus.data.log import EventLog
 from habitus.data.pipeline import codes, rejects, scan, stream
 from habitus.data.pipeline.engine import open_engine
 from habitus.data.pipeline.erased import ERASED
+from habitus.data.pipeline.exchange import SharedPasses
 from habitus.data.pipeline.manifest import make_manifest, write_tables
 from habitus.data.pipeline.swap import adopt, changing, claimed, remove_dead
 from habitus.data.pipeline.tables import seal
@@ -36,6 +38,7 @@ def ingest(
     n_shards: int | None = None,
     threads: int | None = None,
     replace: bool = False,
+    engine: EngineConfig | str | None = None,
 ) -> Store:
     """Write a log to a new store at `path` and open it.
 
@@ -54,9 +57,13 @@ def ingest(
         Threads of the engine; by default one per core.
     replace
         Take the place of what is at `path`, once the new store is complete.
+    engine
+        Who reads and sorts: this process, or workers on Ray, which must see the source and `path`; `memory_limit` is
+        then that of each. The bytes are the same.
 
     Errors: `SourceError` (a file is absent, empty, broken), `SchemaError` (a column is missing or has the wrong type),
-    `IngestError` (more than `schema.max_rejected` of the rows cannot be used, or nothing is left), `DiskError`.
+    `IngestError` (more than `schema.max_rejected` of the rows cannot be used, or nothing is left), `DiskError`,
+    `EngineError`.
 
     >>> import polars, tempfile
     >>> from habitus.data.schema import Schema
@@ -68,15 +75,43 @@ def ingest(
     """
     path = Path(path)
     remove_dead(path)
+    chosen = as_engine(engine)
     if replace and path.exists():
         with changing(path) as (old, staging):
-            manifest = build(log, staging, memory_limit, n_shards, threads, erased_of(old))
+            manifest = build(log, staging, memory_limit, n_shards, threads, erased_of(old), chosen)
             adopt(staging, path, manifest)
     else:
         with new_folder(path) as folder, claimed(folder):
-            manifest = build(log, folder, memory_limit, n_shards, threads)
+            manifest = build(log, folder, memory_limit, n_shards, threads, engine=chosen)
             write_json(folder / MANIFEST, manifest)
     return Store.open(path)
+
+
+class LocalPasses:
+    """Both passes over one log by this process; `SharedPasses` does them by workers."""
+
+    def first(
+        self,
+        engine: duckdb.DuckDBPyConnection,
+        log: EventLog,
+        work: Path,
+        file: Path,
+        old_keys: Iterable[pa.Table] = (),
+        erased: Path | None = None,
+    ) -> tuple[scan.Scan, int, dict[str, int]]:
+        """See `first_pass`."""
+        return first_pass(engine, log, work, file, old_keys, erased)
+
+    def second(
+        self, engine: duckdb.DuckDBPyConnection, scanned: scan.Scan, n_rows: int, sizes: list[codes.Size], root: Path
+    ) -> list[dict[str, Any]]:
+        """Sort the rows into shards below `root`; give the manifest entries."""
+        return stream.write_shards(stream.sorted_rows(engine, scanned, n_rows), sizes, scanned, root)
+
+
+def passes_of(engine: EngineConfig, memory_limit: str | int, n_shards: int | None) -> LocalPasses | SharedPasses:
+    """Give the passes of an engine."""
+    return LocalPasses() if engine.is_local else SharedPasses(engine, memory_limit, n_shards)
 
 
 def first_pass(
@@ -118,6 +153,7 @@ def build(
     n_shards: int | None,
     threads: int | None,
     erased: tuple[Path, dict[str, Any]] | None = None,
+    engine: EngineConfig = LOCAL,
 ) -> dict[str, Any]:
     """Fill `folder` with all files of a store but the manifest; give the manifest."""
     if n_shards is not None and n_shards < 1:
@@ -125,18 +161,19 @@ def build(
     work = folder / "work"
     for name in ("work", "tables", "shards"):
         (folder / name).mkdir()
-    engine = open_engine(work, memory_limit, threads)
+    passes = passes_of(engine, memory_limit, n_shards)
+    duck = open_engine(work, memory_limit, threads)
     try:
         file = folder / "tables" / "rejected.parquet"
-        scanned, n_kept, rejected = first_pass(engine, log, work, file, erased=erased and erased[0])
-        sizes = codes.index_users(engine, n_shards or stream.default_shards(n_kept))
+        scanned, n_kept, rejected = passes.first(duck, log, work, file, erased=erased and erased[0])
+        sizes = codes.index_users(duck, n_shards or stream.default_shards(n_kept))
         for name in scanned.vocabularies:
-            codes.number_vocabulary(engine, name)
-        tables = write_tables(engine, log, scanned, folder) | {"rejected": seal(folder, file, "rejected")}
+            codes.number_vocabulary(duck, name)
+        tables = write_tables(duck, log, scanned, folder) | {"rejected": seal(folder, file, "rejected")}
         tables |= {ERASED: erased[1]} if erased else {}
-        shards = stream.write_shards(stream.sorted_rows(engine, scanned, n_kept), sizes, scanned, folder)
-        manifest = make_manifest(engine, scanned, scanned.n_read, rejected, tables, shards)
+        shards = passes.second(duck, scanned, n_kept, sizes, folder)
+        manifest = make_manifest(duck, scanned, scanned.n_read, rejected, tables, shards)
     finally:
-        engine.close()
+        duck.close()
     shutil.rmtree(work)
     return manifest

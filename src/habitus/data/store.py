@@ -197,6 +197,11 @@ class Store:
             raise _missing(self.file(entry["file"]), cause) from cause
         return shard_of(self.schema, columns, first, offsets, text)
 
+    @property
+    def derived(self) -> Path:
+        """Where tables made from the log lie; they can be made again at any time."""
+        return self.path / "derived"
+
     def file(self, name: str) -> Path:
         """Give the path of a file that the manifest names."""
         return self.path / name

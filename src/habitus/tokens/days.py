@@ -55,9 +55,9 @@ class DayTable:
 
 def day_table(store: Store) -> DayTable:
     """Give the store's user-day table; made at the first call, kept in the store, remade when the log changed."""
-    folder = store.path / "derived" / f"days-{store.fingerprint[:16]}"
+    folder = store.derived / f"days-{store.fingerprint[:16]}"
     if not (folder / "features.json").is_file():
-        folder.parent.mkdir(exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         _write(store, folder)
         for stale in folder.parent.glob("days-*"):
             if stale != folder:
@@ -100,15 +100,25 @@ def _write(store: Store, folder: Path) -> None:
 
 def _kept_types(store: Store) -> np.ndarray:
     """Give type code -> column, int64 [n_types]: the MAX_TYPES most frequent have their own, the rest the last."""
+    n_types = len(store.types)
+    if n_types <= MAX_TYPES:
+        return np.arange(n_types)
+    column = np.full(n_types, MAX_TYPES)
+    frequent = np.sort(np.argsort(-_type_counts(getattr(store, "whole", store)), kind="stable")[:MAX_TYPES])
+    column[frequent] = np.arange(MAX_TYPES)
+    return column
+
+
+def _type_counts(store: Store) -> np.ndarray:
+    """Count the events of each type; kept beside the table, so that whoever opens a part need not read the whole."""
+    file = store.derived / f"types-{store.fingerprint[:16]}.json"
+    if file.is_file():
+        return np.array(json.loads(file.read_text("utf-8")), np.int64)
     counts = np.zeros(len(store.types), np.int64)
     for i in range(store.n_shards):
         counts += np.bincount(store.shard(i).type, minlength=len(counts))
-    if len(counts) <= MAX_TYPES:
-        return np.arange(len(counts))
-    column = np.full(len(counts), MAX_TYPES)
-    frequent = np.sort(np.argsort(-counts, kind="stable")[:MAX_TYPES])
-    column[frequent] = np.arange(MAX_TYPES)
-    return column
+    write_json(file, counts.tolist())
+    return counts
 
 
 def _features(store: Store, kept: np.ndarray) -> tuple[str, ...]:

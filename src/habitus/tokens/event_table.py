@@ -57,9 +57,9 @@ def event_table(store: Store, spec: EventSpec) -> EventTable:
     """
     check_events_fit(spec, store)
     begin = f"events-{store.fingerprint[:16]}-"
-    folder = store.path / "derived" / f"{begin}{spec.fingerprint[:16]}"
+    folder = store.derived / f"{begin}{spec.fingerprint[:16]}"
     if not (folder / "fields.json").is_file():
-        folder.parent.mkdir(exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         _write(store, spec, folder)
         for stale in folder.parent.glob("events-*"):
             if not stale.name.startswith(begin):

@@ -81,17 +81,18 @@ def scan(engine: duckdb.DuckDBPyConnection, log: EventLog, folder: Path, erased:
             f"CREATE OR REPLACE TEMP VIEW typed_rows AS SELECT {columns} FROM ({projection.sql});"
             " CREATE OR REPLACE TEMP VIEW typed AS SELECT * FROM typed_rows"
         )
-    return Scan(log.schema, raw.label, files, projection, folder, _stamps(files), erased is not None)
+    return Scan(log.schema, raw.label, files, projection, folder, stamps(files), erased is not None)
 
 
 def check_unchanged(scanned: Scan) -> None:
     """Make sure that the files are those that were opened. Errors: `SourceError`."""
-    if _stamps(scanned.files) != scanned.stamps:
+    if stamps(scanned.files) != scanned.stamps:
         fix = "leave the source alone while it is read"
         raise SourceError("the same rows in both passes", "a file that changed", where=scanned.label, fix=fix)
 
 
-def _stamps(files: list[RawFile]) -> tuple[tuple[int, int], ...]:
+def stamps(files: list[RawFile]) -> tuple[tuple[int, int], ...]:
+    """Give size and time of change of every file, by which a change is noticed."""
     return tuple((found.st_size, found.st_mtime_ns) for found in (file.path.stat() for file in files))
 
 
@@ -120,11 +121,22 @@ def refuse_repeats(engine: duckdb.DuckDBPyConnection, scanned: Scan, old_keys: I
                 """CREATE OR REPLACE TEMP TABLE repeated AS SELECT key_high, key_low, min(first_row) AS first_row
                 FROM repeats GROUP BY key_high, key_low"""
             )
-            engine.execute(
-                """CREATE OR REPLACE TEMP VIEW typed AS SELECT t.* REPLACE (CASE WHEN t.reason IS NULL
-                AND t.row <> r.first_row THEN 'duplicate key' ELSE t.reason END AS reason)
-                FROM typed_rows t LEFT JOIN repeated r ON t.key_high = r.key_high AND t.key_low = r.key_low"""
-            )
+            mark_repeats(engine)
+
+
+def has_repeats(engine: duckdb.DuckDBPyConnection) -> bool:
+    """Tell whether `refuse_repeats` found any, and left the table `repeated`."""
+    found = engine.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'repeated'").fetchall()
+    return bool(found[0][0])
+
+
+def mark_repeats(engine: duckdb.DuckDBPyConnection) -> None:
+    """Make `typed` the view that rejects the rows which the table `repeated` names."""
+    engine.execute(
+        """CREATE OR REPLACE TEMP VIEW typed AS SELECT t.* REPLACE (CASE WHEN t.reason IS NULL
+        AND t.row <> r.first_row THEN 'duplicate key' ELSE t.reason END AS reason)
+        FROM typed_rows t LEFT JOIN repeated r ON t.key_high = r.key_high AND t.key_low = r.key_low"""
+    )
 
 
 def _raw_sql(schema: Schema, files: list[RawFile]) -> str:

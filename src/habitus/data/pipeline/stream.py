@@ -93,19 +93,25 @@ def _session(scanned: Scan) -> str:
 
 
 def write_shards(
-    batches: Iterator[pa.RecordBatch], sizes: list[Size], scanned: Scan, root: Path
+    batches: Iterator[pa.RecordBatch],
+    sizes: list[Size],
+    scanned: Scan,
+    root: Path,
+    *,
+    first_shard: int = 0,
+    first_user: int = 0,
 ) -> list[dict[str, Any]]:
     """Cut sorted rows at the shard borders and write them below `root`; give the manifest entries.
 
+    The rows may be those of some shards alone, of which `first_shard` is the first and `first_user` its first user.
     Finished shards are hashed and brought to disk while the next one is being filled.
     Errors: `SourceError` when the source gives other rows than in pass 1 (it changed meanwhile).
     """
     columns = columns_of(scanned.schema)
     entries: list[Future[dict[str, Any]]] = []
     source = _Pieces(batches)
-    first_user = 0
     with ThreadPoolExecutor(1) as pool:
-        for i, size in enumerate(sizes):
+        for i, size in enumerate(sizes, first_shard):
             path = root / "shards" / f"{i:05d}.arrow"
             n_written = _fill(path, source, size.n_new, columns)
             if n_written < size.n_new:
