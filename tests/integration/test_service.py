@@ -240,7 +240,10 @@ def test_a_run_of_lives_answers_what_the_batch_answers(lives, life_run):
     assert [one["user"] for one in alike["users"]] == [names[i] for i in np.argsort(-cosine, kind="stable")[:4]]
     bought = {event["item"] for event in history["events"]}
     assert {one["interest"] for one in alike["interests"]} <= bought
-    assert all(one["interests"] for one in alike["users"])
+    for one in alike["users"]:
+        theirs = {e["item"] for e in history_of(life_run, one["user"], open_run(life_run).store.last_day)["events"]}
+        assert one["n_shared"] == len(bought & theirs)
+        assert set(one["shared"]) <= bought & theirs
     with pytest.raises(HabitusError, match="a run of user-days"):
         lives.predict(LIVES, users=["u003"])
 

@@ -32,6 +32,7 @@ from habitus.tasks.train_lurm import interests_of
 from habitus.tasks.whatif.days import DayPlan
 from habitus.tasks.whatif.futures import Encoded, encoded
 from habitus.tasks.whatif.totals import units_of
+from habitus.tokens.bags import raw_bag
 from habitus.tokens.blocks import block_until
 from habitus.tokens.counts import Counter, Counts, count_interests
 from habitus.tokens.day_requests import held_shard
@@ -225,14 +226,21 @@ class LifeRun(Loaded):
         counted = Counter.of(self.interests, store.types, lookup(self.interests, store))(shard)
         return encode(self.artifact.members[0], counted, self.interests, np.arange(len(users)), self.block)[0]
 
-    def lives(self, rows: np.ndarray, top: int) -> list[list[dict[str, Any]]]:
-        """Give the weightiest interests of users, a list per user: interest, anchor, share (of the anchor), n."""
-        table = describe(
-            self.artifact.members[0], self.interests, self.counts, rows, cutoff_block=self.block, k=top
-        ).drop("rank", "weight")
-        found: list[list[dict[str, Any]]] = [[] for _ in rows]
-        for one in table.to_dicts():
-            found[one.pop("row")].append(one)
+    def made_of(self, row: int, top: int) -> list[dict[str, Any]]:
+        """Give the weightiest interests of a user by anchor: interest, n, anchor, share (of the life), weight."""
+        rows = np.array([row], np.int64)
+        table = describe(self.artifact.members[0], self.interests, self.counts, rows, cutoff_block=self.block, k=top)
+        return table.drop("row", "rank").to_dicts()
+
+    def shared(self, row: int, others: np.ndarray, top: int) -> list[dict[str, Any]]:
+        """Say which interests each other user has in common with a user: how many, and those that weigh most."""
+        bags = raw_bag(self.counts, self.interests, np.r_[row, others], self.block)
+        both = bags[1:].multiply(bags[0]).tocsr()
+        found = []
+        for low, high in zip(both.indptr[:-1], both.indptr[1:]):
+            best = np.argsort(-both.data[low:high], kind="stable")[:top]
+            names = [self.interests.names[i] for i in both.indices[low:high][best]]
+            found.append({"n_shared": int(high - low), "shared": names})
         return found
 
 

@@ -165,8 +165,9 @@ def _alike(run: Loaded, asked: Alike) -> dict[str, Any]:
     users: list[dict[str, Any]] = [{"user": user, "score": score} for user, score in run.alike(asked.user, asked.top)]
     told = {"run": run.name, "as_of": run.as_of, "users": users}
     if isinstance(run, LifeRun):
-        own, *lives = run.lives(run.rows_of([asked.user, *(one["user"] for one in users)]), top=5)
-        told |= {"interests": own, "users": [one | {"interests": life} for one, life in zip(users, lives)]}
+        own, *others = run.rows_of([asked.user, *(one["user"] for one in users)])
+        told["interests"] = run.made_of(own, top=5)
+        told["users"] = [one | more for one, more in zip(users, run.shared(own, np.array(others, np.int64), top=6))]
     return told
 
 

@@ -122,24 +122,28 @@ class Alike(Strict):
 
 
 class Interest(BaseModel):
-    """An interest of a user: how many events, under which anchor, and that anchor's share of the user's life."""
+    """An interest of a user: its events, its anchor, that anchor's share of the life, its weight there."""
 
     interest: str
     n: int
     anchor: int
     share: float
+    weight: float
 
 
 class Neighbour(BaseModel):
+    """A look-alike; of runs of LURM also how many interests are shared, and those that weigh most in both bags."""
+
     user: str
     score: float
-    interests: list[Interest] | None = None
+    n_shared: int | None = None
+    shared: list[str] | None = None
 
 
 class AlikeAnswer(BaseModel):
     """Users whose vectors lie nearest, with the cosine. Alike is what the model reads in their histories, no more.
 
-    Interests, of the user and of each look-alike, are known to runs of LURM alone; null elsewhere.
+    Interests are known to runs of LURM alone; null elsewhere.
     """
 
     run: str

@@ -470,24 +470,17 @@ function drawLife(user, told) {
   anchors.sort((a, b) => b[0].share - a[0].share);
   $("life-said").textContent = own.length ? `${user}: ${anchors.length} ${anchors.length > 1 ? "anchors" : "anchor"} with weight.`
     : `${user} has no event that counts: the vector is that of nobody.`;
-  const most = Math.max(...own.map((one) => one.n), 1);
+  const most = Math.max(...own.map((one) => one.weight));
   $("life").replaceChildren(...anchors.map((rows) => make("div", {}, make("h3", {}, `Anchor ${rows[0].anchor}: ${number(100 * rows[0].share, 0)} % of this life`),
-    make("div", { class: "bars" }, ...rows.flatMap((one) => [make("span", {}, one.interest),
-      make("svg", { viewBox: "0 0 100 12", preserveAspectRatio: "none", "aria-hidden": "true" },
-        make("rect", { class: "mark", width: Math.max(0.5, 100 * one.n / most), height: 12 })),
+    make("div", { class: "bars is-even" }, ...rows.flatMap((one) => [make("span", {}, one.interest),
+      make("svg", { viewBox: "0 0 100 12", preserveAspectRatio: "none", role: "img", "aria-label": `weight ${number(one.weight)}` },
+        make("rect", { class: "mark", width: Math.max(0.5, 100 * one.weight / most), height: 12 })),
       make("span", {}, `${number(one.n)} event${one.n > 1 ? "s" : ""}`)])))));
-  const mine = new Set(own.map((one) => one.interest));
   const rows = told.users.map((one) => make("tr", {}, make("td", {}, one.user), make("td", {}, number(one.score, 3)),
-    make("td", { class: "words" }, ...topOf(one.interests).flatMap((name, i) => [i ? ", " : "", mine.has(name) ? make("strong", {}, name) : name]))));
-  const head = make("thead", {}, make("tr", {}, ...["user", "likeness", "interests"].map((text) => make("th", { scope: "col" }, text))));
+    make("td", {}, number(one.n_shared)), make("td", { class: "words" }, one.shared.join(" · ") || "none")));
+  const head = make("thead", {}, make("tr", {}, ...["user", "likeness", "shared", "the weightiest of them"].map((text, i) =>
+    make("th", { scope: "col", class: i === 3 ? "words" : false }, text))));
   $("like").replaceChildren(told.users.length ? make("table", {}, head, make("tbody", {}, ...rows)) : make("p", {}, "Nobody else is known."));
-}
-
-// The interests of a look-alike, each once, by how many events they have.
-function topOf(interests) {
-  const most = new Map();
-  for (const one of interests || []) most.set(one.interest, one.n);
-  return [...most.entries()].sort((a, b) => b[1] - a[1]).slice(0, 6).map(([name]) => name);
 }
 
 // what a person does -------------------------------------------------------------------------------------------------
