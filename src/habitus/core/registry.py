@@ -12,6 +12,7 @@ MODELS = {
     "sasrec": "habitus.models.sasrec:SASRec",
     "gru4rec": "habitus.models.gru4rec:GRU4Rec",
     "hstu": "habitus.models.hstu:HSTU",
+    "caser": "habitus.models.caser:Caser",
     "transition": "habitus.models.transition:Transition",
     "popularity": "habitus.models.popularity:Popularity",
     "history_density": "habitus.models.history_density:HistoryDensity",
