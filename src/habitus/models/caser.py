@@ -47,12 +47,9 @@ class Caser(Tied):
     """
 
     Config = CaserConfig
-    Shape = EventShape
 
     def __init__(self, config: CaserConfig, shape: EventShape, seed: int = 0) -> None:
-        super().__init__()
-        self.config, self.shape = config, shape
-        self.column = shape.column(config.field)
+        super().__init__(config, shape)
         d, n_read = config.d_model, config.n_wide * config.window + config.n_tall * config.d_model
         with torch.device("meta"):  # `_initialise` draws everything
             self.table = nn.Parameter(torch.empty(shape.n_rows(config.field), d))

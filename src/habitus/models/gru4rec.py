@@ -45,12 +45,9 @@ class GRU4Rec(Tied):
     """
 
     Config = GRU4RecConfig
-    Shape = EventShape
 
     def __init__(self, config: GRU4RecConfig, shape: EventShape, seed: int = 0) -> None:
-        super().__init__()
-        self.config, self.shape = config, shape
-        self.column = shape.column(config.field)
+        super().__init__(config, shape)
         d = config.d_model
         with torch.device("meta"):  # `_initialise` draws everything
             self.table = nn.Parameter(torch.empty(shape.n_rows(config.field), d))

@@ -101,12 +101,9 @@ class HSTU(Tied):
     """
 
     Config = HSTUConfig
-    Shape = EventShape
 
     def __init__(self, config: HSTUConfig, shape: EventShape, seed: int = 0) -> None:
-        super().__init__()
-        self.config, self.shape = config, shape
-        self.column = shape.column(config.field)
+        super().__init__(config, shape)
         with torch.device("meta"):  # `_initialise` draws everything
             self.table = nn.Parameter(torch.empty(shape.n_rows(config.field), config.d_model))
             self.places = nn.Parameter(torch.empty(shape.length, config.d_model))

@@ -127,12 +127,9 @@ class SASRec(Tied):
     """
 
     Config = SASRecConfig
-    Shape = EventShape
 
     def __init__(self, config: SASRecConfig, shape: EventShape, seed: int = 0) -> None:
-        super().__init__()
-        self.config, self.shape = config, shape
-        self.column = shape.column(config.field)
+        super().__init__(config, shape)
         block = GatedBlock if config.block == "gated" else PlainBlock
         with torch.device("meta"):  # `_initialise` draws everything
             self.table = nn.Parameter(torch.empty(shape.n_rows(config.field), config.d_model))

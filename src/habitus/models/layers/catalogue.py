@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from habitus.core.errors import ConfigError
 from habitus.tokens.batch import EventBatch
+from habitus.tokens.events import EventShape
 
 FIRST = 2  # ids below are padding and unknown: never an answer
 BY_ROW = "is_by_row"  # mark of a table whose gradient is kept for the rows read alone
@@ -58,8 +59,13 @@ class Tied(nn.Module):
     `forward` gives the state after each event, B T D; the rest of the interface of a model of events follows from it.
     """
 
-    config: Any
+    Shape = EventShape
     table: nn.Parameter
+
+    def __init__(self, config: Any, shape: EventShape) -> None:
+        super().__init__()
+        self.config, self.shape = config, shape
+        self.column = shape.column(config.field)
 
     def query(self, hidden: Tensor, field: str) -> Tensor:
         """Give what is compared with the rows of `output`: the state itself."""
