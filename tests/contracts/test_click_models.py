@@ -30,7 +30,8 @@ def click_batch(n: int, seed: int = 0, n_tokens: int = 20) -> ClickBatch:
     target = torch.stack([torch.randint(0, size, (n,), generator=draw) for size in SIZES[:2]], -1)
     dense = torch.randn(n, SHAPE.n_dense, generator=draw)
     label = (torch.rand(n, generator=draw) < 0.4).float()
-    return ClickBatch(tokens.masked_fill(is_padding[..., None], 0), is_padding, static, dense, target, label)
+    offset = torch.randn(n, generator=draw)
+    return ClickBatch(tokens.masked_fill(is_padding[..., None], 0), is_padding, static, dense, target, label, offset)
 
 
 def wake(model: Any) -> Any:

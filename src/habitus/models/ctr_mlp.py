@@ -5,40 +5,18 @@ Source: the MLP of arXiv 2511.21963, whose widths are not disclosed; those here 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from habitus.core.config import Config
-from habitus.models.layers.click import KIND, ClickBatch, ClickShape, Tables, Tower, drawn_from
-
-_D_FIELD = {"tiny": 8, "small": 16, "base": 32, "large": 32}
-_TOKENS = {"tiny": 20, "small": 50, "base": 50, "large": 200}
+from habitus.models.layers.click import KIND, ClickBatch, ClickNetConfig, ClickShape, Tables, Tower, drawn_from
 
 
-class CtrMLPConfig(Config):
-    """What the user chooses: one dial, and what departs from it (0: as the size says).
+class CtrMLPConfig(ClickNetConfig):
+    """What the user chooses: see `ClickNetConfig`.
 
     >>> CtrMLPConfig(size="tiny").tokens
     20
     """
-
-    size: Literal["tiny", "small", "base", "large"] = "small"
-    n_tokens: int = Field(0, ge=0)
-    d_field: int = Field(0, ge=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the history that are read, T."""
-        return self.n_tokens or _TOKENS[self.size]
-
-    @property
-    def width(self) -> int:
-        """Width of a field's vector."""
-        return self.d_field or _D_FIELD[self.size]
 
 
 class CtrMLP(nn.Module):
@@ -58,7 +36,7 @@ class CtrMLP(nn.Module):
         with drawn_from(seed):
             self.tables = Tables(shape, d, has_kind=False)
             d_read = n_kinds * 2 * d + n_kinds + 1 + 2 * d
-            self.tower = Tower(shape, d, d_read, config.size, config.dropout)
+            self.tower = Tower(shape, config, d_read)
 
     def forward(self, batch: ClickBatch) -> Tensor:
         vectors = self.tables.history(batch.tokens)

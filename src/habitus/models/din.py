@@ -7,39 +7,20 @@ of weights counts matches of each kind.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from habitus.core.config import Config
-from habitus.models.layers.click import ClickBatch, ClickShape, Tables, Tower, drawn_from, same
+from habitus.models.layers.click import ClickBatch, ClickNetConfig, ClickShape, Tables, Tower, drawn_from, same
 
-_SIZES = {"tiny": (20, 8, 64, 32), "small": (50, 16, 64, 32), "base": (50, 32, 512, 256), "large": (200, 32, 512, 256)}
+_ATTENTION = {"tiny": (64, 32), "small": (64, 32), "base": (512, 256), "large": (512, 256)}
 
 
-class DINConfig(Config):
-    """What the user chooses: one dial, and what departs from it (0: as the size says).
+class DINConfig(ClickNetConfig):
+    """What the user chooses: see `ClickNetConfig`; the size says how wide the attention is, too.
 
     >>> DINConfig(size="base").tokens
     50
     """
-
-    size: Literal["tiny", "small", "base", "large"] = "small"
-    n_tokens: int = Field(0, ge=0)
-    d_field: int = Field(0, ge=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the history that are read, T."""
-        return self.n_tokens or _SIZES[self.size][0]
-
-    @property
-    def width(self) -> int:
-        """Width of a field's vector."""
-        return self.d_field or _SIZES[self.size][1]
 
 
 class DIN(nn.Module):
@@ -55,14 +36,14 @@ class DIN(nn.Module):
         super().__init__()
         self.config, self.shape = config, shape
         d = config.width
-        *_, one, two = _SIZES[config.size]
+        one, two = _ATTENTION[config.size]
         with drawn_from(seed):
             self.tables = Tables(shape, d)
             self.of_token, self.of_ad = nn.Linear(3 * d, one), nn.Linear(2 * d, one, bias=False)
             self.of_gap, self.of_product = (nn.Linear(2 * d, one, bias=False) for _ in range(2))
             self.of_same = nn.Linear(2, one, bias=False)
             self.second, self.last = nn.Linear(one, two), nn.Linear(two, 1)
-            self.tower = Tower(shape, d, 5 * d + 1, config.size, config.dropout)
+            self.tower = Tower(shape, config, 5 * d + 1)
 
     def forward(self, batch: ClickBatch) -> Tensor:
         token, ad = self.tables.history(batch.tokens), self.tables.ad(batch.target)

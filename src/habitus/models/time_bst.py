@@ -7,14 +7,11 @@ the ad's category and brand; it enters the token and the attention bias.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from habitus.core.config import Config
 from habitus.models.layers.catalogue import lookup
 from habitus.models.layers.click import (
     GAP,
@@ -27,6 +24,7 @@ from habitus.models.layers.click import (
     REPEATS,
     RUN,
     ClickBatch,
+    ClickNetConfig,
     ClickShape,
     Tables,
     Tower,
@@ -34,44 +32,28 @@ from habitus.models.layers.click import (
     same,
 )
 
-_SIZES = {"tiny": (20, 32, 1, 2), "small": (50, 64, 1, 4), "base": (50, 96, 1, 4), "large": (200, 192, 2, 8)}
-_D_FIELD = {"tiny": 8, "small": 16, "base": 32, "large": 32}
+_SIZES = {"tiny": (32, 1, 2), "small": (64, 1, 4), "base": (96, 1, 4), "large": (192, 2, 8)}
 
 
-class TimeBSTConfig(Config):
-    """What the user chooses: one dial, and what departs from it (0: as the size says).
+class TimeBSTConfig(ClickNetConfig):
+    """What the user chooses: see `ClickNetConfig`.
 
     `is_timed = False` is the plain BST: gap, run and repeats are not read. `has_bias = False` takes the gap out of the
     attention bias only; `is_causal` lets a token see earlier ones only. Ablations, all three.
 
     >>> TimeBSTConfig(size="large").sizes
-    (200, 192, 2, 8)
+    (192, 2, 8)
     """
 
-    size: Literal["tiny", "small", "base", "large"] = "small"
-    n_tokens: int = Field(0, ge=0)
-    d_field: int = Field(0, ge=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
     attention_dropout: float = Field(0.2, ge=0, lt=1)
     is_timed: bool = True
     has_bias: bool = True
     is_causal: bool = False
 
     @property
-    def sizes(self) -> tuple[int, int, int, int]:
-        """Tokens T, width D, layers, heads."""
-        n_tokens, *rest = _SIZES[self.size]
-        return (self.n_tokens or n_tokens, *rest)  # pyright: ignore
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the history that are read, T."""
-        return self.sizes[0]
-
-    @property
-    def width(self) -> int:
-        """Width of a field's vector."""
-        return self.d_field or _D_FIELD[self.size]
+    def sizes(self) -> tuple[int, int, int]:
+        """Width D, layers, heads."""
+        return _SIZES[self.size]
 
 
 class Block(nn.Module):
@@ -105,20 +87,20 @@ class TimeBST(nn.Module):
     def __init__(self, config: TimeBSTConfig, shape: ClickShape, *, seed: int = 0) -> None:
         super().__init__()
         self.config, self.shape = config, shape
-        n_tokens, d, n_layers, n_heads = config.sizes
+        d, n_layers, n_heads = config.sizes
         w = config.width
         with drawn_from(seed):
             self.tables = Tables(shape, w)
             self.fields = nn.ParameterList(torch.randn(n, w) * w**-0.5 for n in (N_GAPS, N_HOURS, N_RUNS, N_REPEATS))
             self.join = nn.Linear(7 * w, d)
             self.same = nn.Parameter(torch.randn(4, d) * 0.5)
-            self.position = nn.Parameter(torch.randn(n_tokens + 1, d) * 0.02)
+            self.position = nn.Parameter(torch.randn(config.tokens + 1, d) * 0.02)
             self.gap_bias, self.same_bias = (nn.Parameter(torch.zeros(n, n_heads)) for n in (N_GAPS, 4))
             self.blocks = nn.ModuleList(
                 Block(d, n_heads, config.dropout, config.attention_dropout) for _ in range(n_layers)
             )
             self.norm = nn.LayerNorm(d)
-            self.tower = Tower(shape, w, 2 * d + 1 + 2 * w, config.size, config.dropout)
+            self.tower = Tower(shape, config, 2 * d + 1 + 2 * w)
 
     def forward(self, batch: ClickBatch) -> Tensor:
         tokens, hidden_from = self._with_ad(batch)

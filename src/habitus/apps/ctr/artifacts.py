@@ -22,7 +22,7 @@ from habitus.metrics.calibration import Calibrator, calibrate, calibrator_from_j
 from habitus.models.artifact import Card, load_artifact, save_artifact
 from habitus.models.heads import Head
 
-FORMAT = 1
+FORMAT = 2
 _KINDS = {NetScorer: "net", LinearScorer: "linear", TreesScorer: "trees"}
 
 
@@ -54,6 +54,8 @@ def save_click_model(path: str | Path, model: ClickModel) -> Path:
         facts["calibration"] = None if model.calibrator is None else calibrator_to_json(model.calibrator)
         if isinstance(scorer, NetScorer):
             facts |= {"config": scorer.config.model_dump(mode="json"), "shift": scorer.shift}
+            if scorer.start is not None:
+                facts["start"] = _put_linear(folder, scorer.start)
             save_artifact(
                 folder / "net",
                 [scorer.model],
@@ -64,20 +66,16 @@ def save_click_model(path: str | Path, model: ClickModel) -> Path:
                 card=Card(f"{scorer.config.name}: clicks", limits=["Holds for the log it was trained on."]),
             )
         elif isinstance(scorer, LinearScorer):
-            at = np.flatnonzero(scorer.weight)
-            facts |= {
-                "config": scorer.config.model_dump(mode="json"),
-                "shift": scorer.shift,
-                "size": scorer.weight.size,
-            }
-            np.savez(folder / "weights.npz", at=at, weight=scorer.weight[at])
+            facts |= _put_linear(folder, scorer)
         elif isinstance(scorer, TreesScorer):
             rates = scorer.rates
-            facts |= {"small": list(scorer.small), "large": list(rates.places), "prior": rates.prior}
+            facts |= {"small": list(scorer.small), "large": rates.places, "sizes": rates.sizes, "prior": rates.prior}
             facts["n_rounds"] = scorer.n_rounds
+            if scorer.start is not None:
+                facts["start"] = _put_linear(folder, scorer.start)
             (folder / "trees.txt").write_text(scorer.text, "utf-8")
             tables = {f"{name}_{i}": t for name in ("clicks", "views") for i, t in enumerate(getattr(rates, name))}
-            np.savez(folder / "weights.npz", days=rates.days, rate=rates.rate, **tables)
+            np.savez(folder / "rates.npz", days=rates.days, rate=rates.rate, **tables)
         write_json(folder / "model.json", facts)
     return Path(path)
 
@@ -99,7 +97,14 @@ def load_click_model(path: str | Path) -> ClickModel:
 
 def _net(folder: Path, facts: Mapping[str, Any]) -> NetScorer:
     found = load_artifact(folder / "net", fingerprint=facts["fingerprint"])
-    return NetScorer(found.members[0], NetConfig.parse(facts["config"], where=str(folder)), facts["shift"])
+    config, start = NetConfig.parse(facts["config"], where=str(folder)), facts.get("start")
+    return NetScorer(found.members[0], config, facts["shift"], start=None if start is None else _linear(folder, start))
+
+
+def _put_linear(folder: Path, scorer: LinearScorer) -> dict[str, Any]:
+    at = np.flatnonzero(scorer.weight)
+    np.savez(folder / "weights.npz", at=at, weight=scorer.weight[at])
+    return {"config": scorer.config.model_dump(mode="json"), "shift": scorer.shift, "size": scorer.weight.size}
 
 
 def _linear(folder: Path, facts: Mapping[str, Any]) -> LinearScorer:
@@ -110,12 +115,13 @@ def _linear(folder: Path, facts: Mapping[str, Any]) -> LinearScorer:
 
 
 def _trees(folder: Path, facts: Mapping[str, Any]) -> TreesScorer:
-    large = tuple(facts["large"])
-    with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
+    large, start = tuple(tuple(place) for place in facts["large"]), facts.get("start")
+    with np.load(folder / "rates.npz", allow_pickle=False) as arrays:
         clicks, views = (tuple(arrays[f"{name}_{i}"] for i in range(len(large))) for name in ("clicks", "views"))
-        rates = CodeRates(large, arrays["days"], clicks, views, arrays["rate"], facts["prior"])
+        rates = CodeRates(large, tuple(facts["sizes"]), arrays["days"], clicks, views, arrays["rate"], facts["prior"])
     text = (folder / "trees.txt").read_text("utf-8")
-    return TreesScorer(text, tuple(facts["small"]), rates, facts["n_rounds"])
+    begin = None if start is None else _linear(folder, start)
+    return TreesScorer(text, tuple(facts["small"]), rates, facts["n_rounds"], begin)
 
 
 _READERS = {"net": _net, "linear": _linear, "trees": _trees}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,17 @@ from habitus.models.layers.click import ClickBatch, ClickShape
 
 def columns_without(examples: Examples, left_out: tuple[str, ...]) -> list[int]:
     """Places of the static fields that are kept. Errors: `ConfigError` for a name that is no field."""
-    for name in set(left_out) - set(examples.spec.static_names):
-        raise ConfigError(f"fields out of: {', '.join(examples.spec.static_names)}", repr(name), where="left_out")
-    return [place for place, name in enumerate(examples.spec.static_names) if name not in left_out]
+    out = places_of(examples, left_out, where="left_out")
+    return [place for place in range(len(examples.spec.static_names)) if place not in out]
+
+
+def places_of(examples: Examples, names: Sequence[str], *, where: str = "crossed") -> list[int]:
+    """Places of the static fields of these names. Errors: `ConfigError` for a name that is no field."""
+    known = examples.spec.static_names
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"fields out of: {', '.join(known)}", repr(name), where=where)
+    return [known.index(name) for name in names]
 
 
 def shape_of(examples: Examples, left_out: tuple[str, ...] = ()) -> ClickShape:
@@ -43,6 +51,7 @@ def batch_of(
         torch.from_numpy(examples.dense[rows]),
         torch.from_numpy(examples.target[rows].astype(np.int64)),
         torch.from_numpy(examples.label[rows].astype(np.float32)),
+        None if examples.offset is None else torch.from_numpy(examples.offset[rows]),
     )
 
 

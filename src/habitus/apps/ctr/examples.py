@@ -24,7 +24,7 @@ class Examples:
     `dense` float32 [n, N], clipped and standardised, of `spec.dense_names`; `target` int32 [n, 2] category and brand in
     the vocabulary of the history; `truth` float64 [n], the known probability of a world, or None; `has_stats` bool [n]
     is false where target statistics hold nothing but the prior (first day): drop these rows from training with stats.
-    `source` int64 [n] is the row in the raw file.
+    `source` int64 [n] is the row in the raw file; `offset` float32 [n], log odds that a model adds to, or None.
     """
 
     user: np.ndarray
@@ -39,6 +39,7 @@ class Examples:
     spec: FeatureSpec
     has_stats: np.ndarray
     source: np.ndarray
+    offset: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -48,8 +49,10 @@ class Examples:
         index = np.arange(len(self))[index]
         names = ("user", "time", "day", "label", "static", "dense", "target", "has_stats", "source")
         parts = {name: getattr(self, name)[index] for name in names}
-        truth = None if self.truth is None else self.truth[index]
-        return replace(self, **parts, history=self.history.of(index), truth=truth)
+        for name in ("truth", "offset"):
+            values = getattr(self, name)
+            parts[name] = None if values is None else values[index]
+        return replace(self, **parts, history=self.history.of(index))
 
     def dense_columns(self, names: Sequence[str]) -> np.ndarray:
         """Give the columns of these names, float32 [n, len(names)]."""

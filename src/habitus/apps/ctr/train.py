@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from habitus.apps.ctr.batches import ClickLoader, batch_of, shape_of
 from habitus.apps.ctr.examples import Examples
-from habitus.apps.ctr.linear import LinearConfig, fit_linear
+from habitus.apps.ctr.linear import LinearConfig, LinearScorer, fit_linear
 from habitus.apps.ctr.trees import ClickTreesConfig, fit_trees
 from habitus.core.config import Config
 from habitus.core.errors import TrainingError
@@ -35,7 +35,8 @@ class NetConfig(Config):
 
     The validation day is scored `parts` times per pass over the data, and training stops at the first score that is no
     better (`patience`), for a second pass over ids over-fits. `left_out` names static fields that are not read; rows
-    of the first day are left out where the features hold target statistics.
+    of the first day are left out where the features hold target statistics. With `start` a linear model is fitted first
+    and stays as it is: the network learns what to add to its log odds.
 
     >>> NetConfig(name="din").epochs
     3
@@ -57,22 +58,27 @@ class NetConfig(Config):
     by_row: int = Field(50_000, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     schedule: Literal["cosine", "constant"] = "cosine"
+    averaging: Literal["none", "ema"] = "none"
+    ema_decay: float = Field(0.999, gt=0, lt=1)
+    start: LinearConfig | None = None
 
 
 @dataclass(frozen=True)
 class NetScorer:
-    """A trained network with what it reads. `shift` corrects the log odds for dropped negatives."""
+    """A trained network with what it reads. `shift` corrects the log odds for dropped negatives; it adds to `start`."""
 
     model: Any
     config: NetConfig
     shift: float
     history: tuple[dict[str, Any], ...] = ()
+    start: LinearScorer | None = None
 
     def logits(self, examples: Examples) -> np.ndarray:
         """Give log odds of a click, float64 [n]; the company of a row changes nothing beyond rounding."""
         found = [np.zeros(0)]
         options = {"collapse": self.config.collapse, "left_out": self.config.left_out}
         self.model.eval()
+        examples = started(examples, self.start)
         with torch.inference_mode():
             for start in range(0, len(examples), SCORED_AT_ONCE):
                 rows = np.arange(start, min(start + SCORED_AT_ONCE, len(examples)))
@@ -82,8 +88,9 @@ class NetScorer:
 
     @property
     def n_parameters(self) -> int:
-        """Weights, tables included."""
-        return sum(weight.numel() for weight in self.model.parameters())
+        """Weights, tables and those of the start included."""
+        own = sum(weight.numel() for weight in self.model.parameters())
+        return own + (0 if self.start is None else self.start.n_parameters)
 
 
 def fit_net(
@@ -97,6 +104,8 @@ def fit_net(
     from habitus.training.objectives.click import Click
 
     train = usable(train)
+    start = None if config.start is None else fit_linear(config.start, train, seed=seed)
+    train, valid = started(train, start), started(valid, start)
     model_class = resolve(MODELS, config.name, kind="model")
     chosen = model_class.Config.parse(config.model, where=config.name)
     model = model_class(chosen, shape_of(train, config.left_out), seed=seed)
@@ -106,9 +115,10 @@ def fit_net(
     )
     judge = ClickLoader(valid, batch_size=SCORED_AT_ONCE, is_shuffled=False, **options)
     rate = float(train.label.mean())
-    model.tower.layers[-1].bias.data.fill_(np.log(rate / (1 - rate)) - np.log(config.keep_rate))  # begin at the rate
+    begin = 0.0 if start else np.log(rate / (1 - rate))  # begin at the rate of clicks
+    model.tower.layers[-1].bias.data.fill_(begin - np.log(config.keep_rate))
     objective = Click(rate, l2=config.l2, keep_rate=config.keep_rate)
-    same = ("lr", "weight_decay", "clip", "patience", "precision", "schedule", "by_row")
+    same = ("lr", "weight_decay", "clip", "patience", "precision", "schedule", "by_row", "averaging", "ema_decay")
     settings = TrainingConfig.parse(
         {name: getattr(config, name) for name in same}
         | {"epochs": config.epochs * config.parts, "checkpoint_every": 0, "loggers": ("csv",), "log_every": 50}
@@ -116,7 +126,7 @@ def fit_net(
     )
     with tempfile.TemporaryDirectory() as scratch:
         fitted = fit(model, objective, loader, judge, settings, folder or scratch)
-    return NetScorer(model.eval(), config, objective.shift, tuple(fitted.history))
+    return NetScorer(model.eval(), config, objective.shift, tuple(fitted.history), start)
 
 
 def fit_model(
@@ -128,6 +138,11 @@ def fit_model(
     if isinstance(config, ClickTreesConfig):
         return fit_trees(config, usable(train), valid, seed=seed)
     return fit_net(config, train, valid, seed=seed)
+
+
+def started(examples: Examples, start: LinearScorer | None) -> Examples:
+    """Let the rows bring the log odds of a linear model. Without one they stay as they are."""
+    return examples if start is None else replace(examples, offset=start.logits(examples).astype(np.float32))
 
 
 def usable(train: Examples) -> Examples:

@@ -23,25 +23,32 @@ from habitus.data.impressions import Impressions
 from habitus.metrics.clustered import expected_auc
 
 SHORT: dict[str, Any] = {"model": {"size": "tiny"}, "batch_size": 128, "lr": 1e-2, "epochs": 2, "patience": None}
+START: dict[str, Any] = {"bits": 12, "c": 0.1, "has_dense": False, "left_out": ["user"]}
 CONFIGS: dict[str, Any] = {
     "linear": LinearConfig.parse({"bits": 12, "n_history": 10, "left_out": ["user"]}),
     "trees": ClickTreesConfig.parse({"leaves": 7, "rounds": 30, "min_data": 20, "left_out": ["user"]}),
     **{name: NetConfig.parse(SHORT | {"name": name, "left_out": ["user"]}) for name in ("ctr_mlp", "din", "time_bst")},
-}
+    "trees, started": ClickTreesConfig.parse(
+        {"leaves": 7, "rounds": 30, "min_data": 20, "left_out": ["user"], "crossed": [["pid", "cate"]], "start": START}
+    ),
+    "ctr_mlp, started": NetConfig.parse(
+        SHORT | {"name": "ctr_mlp", "left_out": ["user"], "start": START, "averaging": "ema", "ema_decay": 0.9}
+        | {"model": {"size": "tiny", "most_codes": 20, "has_wide": False}}
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def fitted(parts: dict[str, Examples], matched: dict[str, Examples]) -> dict[str, Scorer]:
-    table = {"trees": matched}
     found = {}
     for name, config in CONFIGS.items():
-        used = table.get(name, parts)
+        used = used_by(name, parts, matched)
         found[name] = fit_model(config, used["train"], used["valid"], seed=0)
     return found
 
 
 def used_by(name: str, parts: dict[str, Examples], matched: dict[str, Examples]) -> dict[str, Examples]:
-    return matched if name == "trees" else parts
+    return matched if name.startswith("trees") else parts
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -102,6 +109,37 @@ def test_strangers_score(fitted: Any, parts: Any, matched: Any):
         assert np.isfinite(scorer.logits(blank)).all(), name
 
 
+@pytest.mark.parametrize("name", ["trees, started", "ctr_mlp, started"])
+def test_a_started_model_adds_to_the_linear_one(name: str, fitted: Any, parts: Any, matched: Any):
+    test, scorer = used_by(name, parts, matched)["test"], fitted[name]
+    assert scorer.start is not None
+    alone = replace(scorer, start=None).logits(test)
+    assert np.ptp(alone) > 0.01
+    np.testing.assert_allclose(scorer.logits(test), alone + scorer.start.logits(test), atol=1e-5)
+
+
+def test_wide_fields_are_not_read_by_the_layers(fitted: Any, parts: Any):
+    """40 ads are more codes than `most_codes`: their vectors get no gradient and reach no logit."""
+    sizes = parts["train"].spec.static_sizes
+    kept = [size for name, size in zip(parts["train"].spec.static_names, sizes) if name != "user"]
+    model = fitted["ctr_mlp, started"].model
+    assert model.tower.wide is None
+    assert [kept[place] for place in model.tower.read] == [size for size in kept if size <= 20]
+    assert len(fitted["ctr_mlp"].model.tower.read) == len(kept) > len(model.tower.read)
+
+
+def test_a_pair_has_a_rate_only_where_both_codes_are_known(parts: dict[str, Examples]):
+    train = parts["train"]
+    places = tuple(train.spec.static_names.index(name) for name in ("pid", "adgroup"))
+    late = train.day == train.day.max()
+    columns = CodeRates.fit(train, (places,), 50.0).columns(train)[late]
+    one, two = (train.static[:, place].astype(np.int64) for place in places)
+    for row in np.flatnonzero(late)[:20]:
+        same = (one == one[row]) & (two == two[row]) & (train.day < train.day.max()) & (one[row] * two[row] > 0)
+        at = int(late[:row].sum())
+        assert columns[at, 1] == pytest.approx(np.log1p(same.sum()), abs=1e-5)
+
+
 def test_another_spec_is_refused(fitted: Any, parts: Any, matched: Any):
     model = ClickModel(fitted["din"], parts["train"].spec, None)
     with pytest.raises(FingerprintError, match="make the examples with the spec of the model"):
@@ -144,10 +182,10 @@ def test_a_batch_is_as_wide_as_its_longest_history(parts: dict[str, Examples]):
 def test_rates_of_a_row_know_nothing_of_its_day_or_later(parts: dict[str, Examples]):
     train = parts["train"]
     place = train.spec.static_names.index("adgroup")
-    before = CodeRates.fit(train, (place,), 50.0).columns(train)
+    before = CodeRates.fit(train, ((place,),), 50.0).columns(train)
     for day in np.unique(train.day):
         flipped = replace(train, label=np.where(train.day >= day, 1 - train.label, train.label).astype(np.int8))
-        other = CodeRates.fit(flipped, (place,), 50.0).columns(train)
+        other = CodeRates.fit(flipped, ((place,),), 50.0).columns(train)
         until = train.day <= day
         is_first = train.day == train.day.min()  # holds the overall prior, and is left out of training
         np.testing.assert_array_equal(other[until & ~is_first], before[until & ~is_first])
