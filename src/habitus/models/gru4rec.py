@@ -6,6 +6,8 @@ tables and the softmax losses of this project instead of the pairwise ones. One 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ class GRU4RecConfig(Config):
     d_model: int = Field(64, gt=0)
     n_layers: int = Field(1, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
+    start: Literal["random", "counts"] = "random"
 
 
 class GRU4Rec(Tied):

@@ -29,7 +29,8 @@ class HSTUConfig(Config):
     """What the user chooses.
 
     `target_time = "hidden"`: a gap is counted from the asking event. `"known"`: from the instant of the event to tell,
-    as published; that instant must then be given (`next_time`), and figures must say so.
+    as published; that instant must then be given (`next_time`), and figures must say so. With `start = "counts"`
+    blocks do nothing yet when training begins.
 
     Errors: an unknown key, or a width that the heads do not divide, is a `ConfigError` from `parse`.
 
@@ -43,6 +44,7 @@ class HSTUConfig(Config):
     n_blocks: int = Field(2, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
     target_time: Literal["hidden", "known"] = "hidden"
+    start: Literal["random", "counts"] = "random"
 
     @model_validator(mode="after")
     def _widths(self) -> Self:
@@ -126,6 +128,9 @@ class HSTU(Tied):
                 module.bias.zero_()
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
+        if self.config.start == "counts":
+            for block in self.blocks:
+                block.out.weight.zero_()  # type: ignore[operator]
 
     def forward(self, batch: EventBatch) -> Tensor:
         """Give the state after each event, B T D."""

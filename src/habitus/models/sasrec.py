@@ -158,11 +158,6 @@ class SASRec(Tied):
                 if name.endswith(("attention.out.weight", "fall.weight")):
                     weight.zero_()
 
-    @torch.no_grad()
-    def start_from(self, table: Tensor) -> None:
-        """Begin with these vectors (V D); rows of zeros keep what was drawn."""
-        self.table.copy_(torch.where((table != 0).any(dim=1, keepdim=True), table, self.table))
-
     def forward(self, batch: EventBatch) -> Tensor:
         """Give the state after each event, B T D."""
         ids = batch.ids[..., self.column]

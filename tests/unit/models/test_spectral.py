@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
+from habitus.models.hstu import HSTU, HSTUConfig
 from habitus.models.sasrec import SASRec, SASRecConfig
 from habitus.models.spectral import spectral_table
 from habitus.models.transition import Transition, TransitionConfig
@@ -49,8 +51,10 @@ def test_more_columns_than_values_are_zeros() -> None:
     assert not table[:, 22:].any()
 
 
-def test_a_model_begins_with_them_and_with_blocks_that_do_nothing() -> None:
-    model, batch = SASRec(SASRecConfig(d_model=8, start="counts"), SHAPE).eval(), event_batch(4, SHAPE)
+@pytest.mark.parametrize("made", [(SASRec, SASRecConfig), (HSTU, HSTUConfig)])
+def test_a_model_begins_with_them_and_with_blocks_that_do_nothing(made) -> None:
+    kind, config = made
+    model, batch = kind(config(d_model=8, n_heads=2, start="counts"), SHAPE).eval(), event_batch(4, SHAPE)
     drawn = model.table.detach().clone()
     model.start_from(spectral_table(GRAPH, 8))
     assert torch.equal(model.table[11], drawn[11])

@@ -57,6 +57,8 @@ class Tied(nn.Module):
     """What models of one field share whose states are compared with their own table: `table` V D, and `config.field`.
 
     `forward` gives the state after each event, B T D; the rest of the interface of a model of events follows from it.
+    A config with `start = "counts"` asks training to begin with vectors made from counts of what stands near what
+    (`models.spectral`): a fraction of the epochs is then enough.
     """
 
     Shape = EventShape
@@ -66,6 +68,11 @@ class Tied(nn.Module):
         super().__init__()
         self.config, self.shape = config, shape
         self.column = shape.column(config.field)
+
+    @torch.no_grad()
+    def start_from(self, table: Tensor) -> None:
+        """Begin with these vectors (V D); rows of zeros keep what was drawn."""
+        self.table.copy_(torch.where((table != 0).any(dim=1, keepdim=True), table, self.table))
 
     def query(self, hidden: Tensor, field: str) -> Tensor:
         """Give what is compared with the rows of `output`: the state itself."""
