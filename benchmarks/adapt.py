@@ -74,15 +74,19 @@ def few(name: str, seed: int, *, epochs: int, ks: Sequence[int] = (1, 5, 20, 100
     print(f"CE of old {before[2][~np.isin(before[0], classes)].mean():.4f}\n")
     print("| examples per type | mode | new | old | harmonic mean | CE of old |\n|---|---|---|---|---|---|")
     for k in ks:
-        for mode in ("head", "head_norms", "all"):
+        for mode in ("head", "head_norms", "all", "scratch"):
             found = []
             for draw in range(n_draws):
                 shots = few_shots(batches, column, classes, k, seed=draw)
                 mine = _counts(shots, column, n_rows)
-                grown = grow(model, len(held), share=(mine[classes] / mine.sum()).tolist())
+                if mode == "scratch":
+                    grown = BehaveGPT(BehaveGPTConfig.parse(CONFIG), wide.shape, seed=draw)
+                else:
+                    grown = grow(model, len(held), share=(mine[classes] / mine.sum()).tolist())
                 objective = JointEvents((), ("type",), {"type": mine}, gaps)
                 tune(
-                    grown, objective, shots, n_steps=max(20, 2 * len(shots)), factor=of_mode(grown, mode), lr=2e-3,
+                    grown, objective, shots, n_steps=max(20, 2 * len(shots)), lr=2e-3,
+                    factor=of_mode(grown, "all" if mode == "scratch" else mode),
                     pull=0.05 if mode == "all" else 0.0, seed=draw,
                 )  # fmt: skip
                 told = _told(grown, test, TOP[name])
