@@ -76,11 +76,10 @@ def part_of(store: Store, shards: Sequence[int], scratch: Path) -> Part:
     return Part(store.path, manifest, store.schema, first, scratch, store)
 
 
-def check_unchanged(store: Store) -> None:
-    """Make sure that the store on disk is still the one that was opened. Errors: `FingerprintError`."""
-    now = Store.open(store.path).fingerprint
-    if now != store.fingerprint:
+def check_same(store: Store, fingerprint: str) -> None:
+    """Make sure that a store is the one that a job began with. Errors: `FingerprintError`."""
+    if store.fingerprint != fingerprint:
         raise FingerprintError(
-            f"the store that the job began with ({store.fingerprint[:12]})", f"another one ({now[:12]})",
+            f"the store that the job began with ({fingerprint[:12]})", f"another one ({store.fingerprint[:12]})",
             where=str(store.path), fix="run the job again; it begins anew for the store as it is now",
         )  # fmt: skip

@@ -138,6 +138,25 @@ def event_vectors(asked: Asked, *, per_event: bool = False) -> pl.DataFrame:
     return pl.DataFrame({"user": users, "as_of": as_of, "n_events": number[order], "vector": vector})
 
 
+def next_values_on(
+    run: Run[EventRecipe], artifact: Artifact, day: int, *, top: int, is_new: bool
+) -> pl.DataFrame | None:
+    """Give the table of `predict_events` at a day; None without a user. What a worker does for a shard."""
+    asked = _asked_on(run, artifact, day)
+    return None if asked is None else next_values(asked, run.recipe.field, top=top, is_new=is_new)
+
+
+def event_vectors_on(run: Run[EventRecipe], artifact: Artifact, day: int, *, per_event: bool) -> pl.DataFrame | None:
+    """Give the table of `embed_events` at a day; None without a user. What a worker does for a shard."""
+    asked = _asked_on(run, artifact, day)
+    return None if asked is None else event_vectors(asked, per_event=per_event)
+
+
+def _asked_on(run: Run[EventRecipe], artifact: Artifact, day: int) -> Asked | None:
+    is_there = bool((run.store.users["first_day"].to_numpy() <= day).any())
+    return ask_events(run, to_date(day), None, artifact=artifact) if is_there else None
+
+
 def ask_events(
     run: Run[EventRecipe],
     cutoff: str | dt.date | None,

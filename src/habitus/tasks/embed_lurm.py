@@ -12,7 +12,7 @@ from habitus.core.atomic import write_json
 from habitus.core.errors import CutoffError
 from habitus.data.calendar import to_date, to_day
 from habitus.data.store import Store
-from habitus.models.artifact import load_artifact
+from habitus.models.artifact import Artifact, load_artifact
 from habitus.tasks.lurm_fit import encode
 from habitus.tasks.lurm_recipe import LurmRecipe
 from habitus.tasks.predict import manifest, write_table
@@ -34,20 +34,32 @@ def embed_lurm(
 
     Errors: `CutoffError` for a day inside a block, with the two nearest; `FingerprintError` for other interests.
     """
-    interests = interests_of(run)
-    artifact = load_artifact(run.artifact_path, fingerprint=interests.version)
-    counts = count_interests(run.store, interests)
+    artifact = load_artifact(run.artifact_path, fingerprint=interests_of(run).version)
     try:
         day = None if cutoff is None else to_day(cutoff)
     except ValueError:
         raise CutoffError("a date YYYY-MM-DD", repr(cutoff), where="cutoff") from None
+    table = life_vectors(run, artifact, day)
+    if out is not None:
+        write_table(table, out)
+        as_of = str(table["as_of"][0]) if table.height else None
+        version = artifact.fingerprint
+        facts = manifest(run, artifact, as_of=as_of, n_rows=table.height, codebook_version=version)
+        write_json(Path(out).with_suffix(".manifest.json"), facts)
+    return table
+
+
+def life_vectors(run: Run[LurmRecipe], artifact: Artifact, day: int | None) -> pl.DataFrame:
+    """Give the table of `embed_lurm` for the users of the run's store; what a worker does for a shard."""
+    interests = interests_of(run)
+    counts = count_interests(run.store, interests)
     block = NOW if day is None else block_until(day, interests.block, interests.week_starts)
     users = np.arange(run.store.n_users)
     flat, vectors = encode(artifact.members[0], counts, interests, users, block)
     rows = rows_of(counts, users, block)
     pairs = np.unique(rows.row * interests.n + rows.interest)
     model = artifact.manifest["files"]["weights-0.safetensors"][:16]
-    table = pl.DataFrame(
+    return pl.DataFrame(
         {
             "user": run.store.users["user"],
             "as_of": pl.Series([to_date(run.store.last_day if day is None else day)]).new_from_index(0, len(users)),
@@ -60,12 +72,6 @@ def embed_lurm(
             "model": pl.Series([model]).new_from_index(0, len(users)),
         }
     )
-    if out is not None:
-        write_table(table, out)
-        as_of = str(table["as_of"][0]) if len(users) else None
-        facts = manifest(run, artifact, as_of=as_of, n_rows=table.height, codebook_version=interests.version)
-        write_json(Path(out).with_suffix(".manifest.json"), facts)
-    return table
 
 
 def last_events(store: Store, day: int | None) -> pl.Series:

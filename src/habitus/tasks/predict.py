@@ -10,11 +10,13 @@ import numpy as np
 import polars as pl
 
 from habitus.core.atomic import new_file, write_json
+from habitus.core.engine import EngineConfig, as_engine
 from habitus.core.errors import ConfigError, CutoffError
 from habitus.data.calendar import to_date, to_day
 from habitus.data.cutoffs import Samples, samples_on
 from habitus.data.store import Store
 from habitus.models.artifact import Artifact, load_artifact
+from habitus.tasks.by_shard import answer_by_shard, day_asked, is_folder, needs_out
 from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.forecast import LEVELS, Forecast, Heads, forecast
 from habitus.tasks.run import Run, of_days, open_run, provenance
@@ -34,6 +36,7 @@ def predict(
     histories: Any = None,
     top: int = 10,
     is_new: bool = False,
+    engine: EngineConfig | str | None = None,
 ) -> pl.DataFrame:
     """Forecast every target of every eligible user from the log up to a cut-off; of a model of events, what comes next.
 
@@ -47,17 +50,24 @@ def predict(
         Overrides where the run's store was; it must have the same schema.
     out
         Parquet or CSV, written atomically, with a manifest beside it: hashes of model, tokens and data, as-of day.
+        Without an ending it is a folder of one file per shard of the store, which a killed call goes on with.
     histories, top, is_new
         For runs of events: see `predict_events`.
+    engine
+        Who answers: this process, or workers on Ray, shard by shard (see `by_shard`).
 
     Returns
     -------
     Table `user, as_of, target, value, q05 .. q95`: `value` is a calibrated probability for any and none, else the
-    expected value in the target's unit; quantiles are null for probabilities.
+    expected value in the target's unit; quantiles are null for probabilities. Where `out` is
+    a folder, the list of its parts instead (see `answer_by_shard`).
 
-    Errors: `CutoffError` outside the log or with nobody eligible; `FingerprintError` for a store of another schema.
+    Errors: `CutoffError` outside the log or with nobody eligible; `FingerprintError` for a store of another schema;
+    `EngineError`.
     """
-    run = open_run(run, store)
+    run, workers = open_run(run, store), as_engine(engine)
+    if not workers.is_local or is_folder(out):
+        return _by_shard(run, cutoff, histories, top, is_new, out, workers)
     if isinstance(run.recipe, EventRecipe):
         from habitus.tasks.answer_events import predict_events
 
@@ -67,6 +77,16 @@ def predict(
     run = of_days(run)
     artifact = load_artifact(run.artifact_path)
     samples = eligible_at(run, cutoff)
+    table = forecasts(run, artifact, samples)
+    if out is not None:
+        write_table(table, out)
+        facts = manifest(run, artifact, as_of=str(to_date(int(samples.cutoff[0]))), n_rows=table.height)
+        write_json(Path(out).with_suffix(".manifest.json"), facts)
+    return table
+
+
+def forecasts(run: Run, artifact: Artifact, samples: Samples) -> pl.DataFrame:
+    """Give the table of `predict` for samples of the run's store."""
     spec = InputSpec.from_json(artifact.spec)
     heads = Heads(artifact.heads, artifact.day_heads)
     frames = []
@@ -74,12 +94,38 @@ def predict(
         part = samples.take(np.arange(begin, min(begin + CHUNK, len(samples))))
         inputs = prepare(run.store, spec, part, has_targets=False)
         frames.append(as_table(forecast(artifact.members, heads, inputs, artifact.calibration), heads, run.store))
-    table = pl.concat(frames)
-    if out is not None:
-        write_table(table, out)
-        facts = manifest(run, artifact, as_of=str(to_date(int(samples.cutoff[0]))), n_rows=table.height)
-        write_json(Path(out).with_suffix(".manifest.json"), facts)
-    return table
+    return pl.concat(frames)
+
+
+def forecasts_on(run: Run, artifact: Artifact, day: int) -> pl.DataFrame | None:
+    """Give the table of `predict` for whoever is eligible on a day; None for nobody. What a worker does for a shard."""
+    samples = samples_on(run.store, run.recipe.cutoffs, day)
+    return forecasts(run, artifact, samples) if len(samples) else None
+
+
+def _by_shard(
+    run: Run[Any],
+    cutoff: str | dt.date | None,
+    histories: Any,
+    top: int,
+    is_new: bool,
+    out: str | Path | None,
+    engine: EngineConfig,
+) -> pl.DataFrame:
+    if histories is not None:
+        raise ConfigError("users of the store", "histories", where="engine", fix="leave the engine out: they are few")
+    day, goal = day_asked(run.store, cutoff), needs_out(out)
+    artifact = load_artifact(run.artifact_path)
+    if isinstance(run.recipe, EventRecipe):
+        from habitus.tasks.answer_events import next_values_on
+
+        asked: dict[str, Any] = {"top": top, "is_new": is_new}
+        facts = manifest(run, artifact, as_of=str(to_date(day)), **asked)
+        return answer_by_shard(next_values_on, run, goal, engine, facts, day=day, arguments=asked)
+    if is_new:
+        raise ConfigError("a run of events", "a run of user-days", where=str(run.path), fix="ask one")
+    facts = manifest(of_days(run), artifact, as_of=str(to_date(day)))
+    return answer_by_shard(forecasts_on, run, goal, engine, facts, day=day, arguments={}, sort="user")
 
 
 def eligible_at(run: Run, cutoff: str | dt.date | None) -> Samples:

@@ -12,7 +12,7 @@ import pytest
 from habitus.core.errors import FingerprintError
 from habitus.data.ingest import ingest
 from habitus.data.log import EventLog
-from habitus.data.part import check_unchanged, part_of
+from habitus.data.part import check_same, part_of
 from habitus.data.store import Store
 from habitus.tokens import days
 from habitus.tokens.days import day_table
@@ -47,7 +47,7 @@ def test_days_of_a_part_are_those_of_the_whole(
 
 
 def test_a_store_that_changed_is_noticed(store: Store, shop: pl.DataFrame):
-    check_unchanged(store)
+    check_same(Store.open(store.path), store.fingerprint)
     ingest(EventLog(store.schema, shop.head(500)), store.path, replace=True)
     with pytest.raises(FingerprintError, match="another one"):
-        check_unchanged(store)
+        check_same(Store.open(store.path), store.fingerprint)
