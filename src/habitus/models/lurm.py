@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from habitus.core.config import Config
 from habitus.core.errors import ConfigError
 from habitus.models.layers.catalogue import lookup
+from habitus.models.lurm_read import distinct, gated_sums
 from habitus.tokens.bags import DEFAULT, Bags, ScaleBags, parse_scales
 
 Size = Literal["tiny", "small", "base", "large"]
@@ -163,27 +164,28 @@ class Lurm(nn.Module):
 
     def anchored(self, bags: Bags) -> tuple[list[Tensor], Tensor | None]:
         """Give, per scale, the gated sums B T M D; and the share of the life bag that passes each gate, B M."""
-        ids, inverse = torch.cat([scale.interest for scale in bags.scales]).unique(return_inverse=True)
-        weight = torch.cat([scale.weight for scale in bags.scales])
-        sizes = [len(scale.interest) for scale in bags.scales]
-        starts = [sum(sizes[:k]) for k in range(len(sizes))]
-        offset = torch.cat([s.offset[:-1] + start for s, start in zip(bags.scales, starts)])
+        ids, inverse = distinct(torch.cat([scale.interest for scale in bags.scales]), len(self.table))
         rows = lookup(ids, self.table)
         gate = self.gates(rows)
-        found = torch.stack([_bagged(rows, inverse, offset, weight, gate[:, m]) for m in range(gate.shape[1])], dim=1)
-        widths = [scale.is_empty.numel() for scale in bags.scales]
-        parts = [
-            part.view(len(bags), scale.n_windows, *part.shape[1:])
-            for part, scale in zip(found.split(widths), bags.scales)
-        ]
+        read = None if torch.is_grad_enabled() else gated_sums(bags, rows, gate, inverse)
+        parts = self._summed(bags, rows, gate, inverse) if read is None else read
         if self.mass != "share" or len(bags.scales) != len(self.scales):
             return parts, None
         assert self.life is not None
-        here = slice(starts[self.life], starts[self.life] + sizes[self.life])
-        passed = F.embedding_bag(
-            inverse[here], gate, bags.scales[self.life].offset[:-1], mode="sum", per_sample_weights=weight[here]
-        )
-        return parts, passed
+        life = bags.scales[self.life]
+        here = inverse.split([len(scale.interest) for scale in bags.scales])[self.life]
+        return parts, F.embedding_bag(here, gate, life.offset[:-1], mode="sum", per_sample_weights=life.weight)
+
+    def _summed(self, bags: Bags, rows: Tensor, gate: Tensor, ids: Tensor) -> list[Tensor]:
+        weight = torch.cat([scale.weight for scale in bags.scales])
+        sizes = [len(scale.interest) for scale in bags.scales]
+        offset = torch.cat([s.offset[:-1] + sum(sizes[:k]) for k, s in enumerate(bags.scales)])
+        found = torch.stack([_bagged(rows, ids, offset, weight, gate[:, m]) for m in range(gate.shape[1])], dim=1)
+        widths = [scale.is_empty.numel() for scale in bags.scales]
+        return [
+            part.view(len(bags), scale.n_windows, *part.shape[1:])
+            for part, scale in zip(found.split(widths), bags.scales)
+        ]
 
     def _tokens(self, h: Tensor, scale: ScaleBags) -> Tensor:
         told = self.told(torch.stack([scale.log1p_n, scale.log_age], dim=-1))

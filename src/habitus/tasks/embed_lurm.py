@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,9 +19,11 @@ from habitus.tasks.lurm_recipe import LurmRecipe
 from habitus.tasks.predict import manifest, write_table
 from habitus.tasks.run import Run
 from habitus.tasks.train_lurm import interests_of
-from habitus.tokens.bags import NOW, rows_of
+from habitus.tokens.bags import layers_of, life_of, newest_block
 from habitus.tokens.blocks import block_until
 from habitus.tokens.counts import count_interests
+from habitus.tokens.interests import Interests
+from habitus.tokens.stored_counts import stored_layers
 
 
 def embed_lurm(
@@ -52,19 +55,21 @@ def embed_lurm(
 def life_vectors(run: Run[LurmRecipe], artifact: Artifact, day: int | None) -> pl.DataFrame:
     """Give the table of `embed_lurm` for the users of the run's store; what a worker does for a shard."""
     interests = interests_of(run)
-    counts = count_interests(run.store, interests)
-    block = NOW if day is None else block_until(day, interests.block, interests.week_starts)
+    counts = _counted(run.store, interests)
+    if day is None:
+        block = max(newest_block(part) for part in counts)
+    else:
+        block = block_until(day, interests.block, interests.week_starts)
+    read = [_read(artifact.members[0], part, interests, block) for part in counts]
+    flat, vectors, n_events, n_interests = (np.concatenate(column) for column in zip(*read))
     users = np.arange(run.store.n_users)
-    flat, vectors = encode(artifact.members[0], counts, interests, users, block)
-    rows = rows_of(counts, users, block)
-    pairs = np.unique(rows.row * interests.n + rows.interest)
     model = artifact.manifest["files"]["weights-0.safetensors"][:16]
     return pl.DataFrame(
         {
             "user": run.store.users["user"],
             "as_of": pl.Series([to_date(run.store.last_day if day is None else day)]).new_from_index(0, len(users)),
-            "n_events": np.bincount(rows.row, weights=rows.n, minlength=len(users)).astype(np.int64),
-            "n_interests": np.bincount(pairs // interests.n, minlength=len(users)),
+            "n_events": n_events,
+            "n_interests": n_interests,
             "last_event": last_events(run.store, day),
             "flat": pl.Series(flat, dtype=pl.Array(pl.Float32, flat.shape[1])),
             "vectors": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1:])),
@@ -72,6 +77,23 @@ def life_vectors(run: Run[LurmRecipe], artifact: Artifact, day: int | None) -> p
             "model": pl.Series([model]).new_from_index(0, len(users)),
         }
     )
+
+
+def _counted(store: Store, interests: Interests) -> list[Any]:
+    """Give the counts that the store keeps, shard by shard; counted now where it keeps none of these interests."""
+    if interests.version in store.manifest.get("interests", {}):
+        return list(stored_layers(store, interests.version))
+    return [count_interests(store, interests)]
+
+
+def _read(model: Any, counts: Any, interests: Interests, block: int) -> tuple[np.ndarray, ...]:
+    """Give flat, vectors, events and distinct interests of all users of some counts."""
+    users = np.arange(len(layers_of(counts)[0].user_offsets) - 1)
+    flat, vectors = encode(model, counts, interests, users, block)
+    rows = life_of(counts, users, block)
+    pairs = np.unique(rows.row * interests.n + rows.interest)
+    n_events = np.bincount(rows.row, weights=rows.n, minlength=len(users)).astype(np.int64)
+    return flat, vectors, n_events, np.bincount(pairs // interests.n, minlength=len(users))
 
 
 def last_events(store: Store, day: int | None) -> pl.Series:

@@ -17,12 +17,13 @@ from habitus.core.progress import track
 from habitus.core.seeds import uniforms
 from habitus.models.lurm import Lurm, LurmConfig, shape_of
 from habitus.models.lurm_start import start_from_bags
-from habitus.tokens.bags import NOW, make_bags, raw_bag
+from habitus.tokens.bags import NOW, layers_of, make_bags, newest_block, raw_bag
 from habitus.tokens.views import Baskets, ViewLoader, baskets_of_counts, trainable
 from habitus.training.fit import Fitted, TrainingConfig, fit
 from habitus.training.objectives.contrastive import Contrastive, ContrastiveConfig
 
 TRAINING = {"lr": 1e-3, "betas": (0.9, 0.98), "warm_up": 0.05, "epochs": 50, "patience": 5, "loggers": ("csv",)}
+ROWS = 1 << 20  # rows of counts that a batch reads, which bounds its memory whatever the histories are
 CROWDED, IDLE = 0.6, 0.02  # shares of mass at which an anchor is worth an alarm
 
 
@@ -140,14 +141,25 @@ def encode_with_mass(
     _, m, _, p = model.config.widths
     flat, mass = np.zeros((len(users), m * p), np.float32), np.zeros((len(users), m), np.float32)
     vectors = np.zeros((len(users), m, p), np.float32)
-    cutoff = np.broadcast_to(np.asarray(cutoff_block), users.shape)
+    cutoff = np.broadcast_to(np.asarray(cutoff_block, np.int64), users.shape)
+    if (cutoff == NOW).any():
+        cutoff = np.where(cutoff == NOW, newest_block(counts), cutoff)
     with torch.no_grad():
-        for begin in track(range(0, len(users), batch), "embed"):
-            part = slice(begin, begin + batch)
+        for part in track(_batches(counts, users, batch), "embed"):
             bags = make_bags(counts, interests, users[part], cutoff[part], model.scales, model.config.top)
             found = model.eval()(bags)
             flat[part], vectors[part], mass[part] = (t.numpy() for t in (found.flat, found.vectors, found.mass))
     return (flat, vectors), mass
+
+
+def _batches(counts: Any, users: np.ndarray, most: int) -> list[np.ndarray]:
+    """Split places of `users` in batches of at most `most` users and about `ROWS` rows, users of like size together."""
+    if not len(users):
+        return []
+    rows = np.sum([np.diff(layer.user_offsets)[users] for layer in layers_of(counts)], axis=0)
+    order = np.argsort(rows, kind="stable")
+    batch = np.maximum(np.arange(len(users)) // most, np.cumsum(rows[order]) // ROWS)
+    return np.split(order, np.flatnonzero(np.diff(batch)) + 1)
 
 
 def anchor_alarms(mass: np.ndarray) -> list[str]:

@@ -15,8 +15,9 @@ from habitus.tasks.lurm_recipe import LurmRecipe
 from habitus.tasks.run import Run, update_metrics
 from habitus.tasks.train import data_profile
 from habitus.tokens.blocks import block_until
-from habitus.tokens.counts import Counts, count_interests
+from habitus.tokens.counts import Counts
 from habitus.tokens.interests import Interests
+from habitus.tokens.stored_counts import keep_counts
 from habitus.tokens.views import baskets_of_store
 
 __all__ = ["encode", "fit_lurm", "fit_on_counts", "interests_of", "train_lurm"]
@@ -27,13 +28,14 @@ SAMPLE = 5_000  # users whose mass per anchor is looked at
 def train_lurm(run: Run[LurmRecipe]) -> Run[LurmRecipe]:
     """Train every seed of a recipe of LURM and leave RUN/interests and RUN/artifact; killed, the same command goes on.
 
-    Nothing after `until` is read. Users with fewer than two baskets are not trained on; metrics.json counts them.
+    The counts are kept in the store, where `append` and `erase` keep them right and `embed` reads them. Nothing after
+    `until` is read by the fit. Users with fewer than two baskets are not trained on; metrics.json counts them.
 
     Errors: `ConfigError`, `CutoffError` for an `until` inside a block, `TrainingError` with too few users.
     """
     recipe = run.recipe
     interests = interests_of(run)
-    counts = count_interests(run.store, interests)
+    counts = keep_counts(run.store, interests)
     last = block_until(interests.until, interests.block, interests.week_starts)
     chunk, pause = recipe.views.chunk, recipe.views.gap_minutes
     baskets = baskets_of_store(run.store, interests, gap_minutes=pause, chunk=chunk)

@@ -15,16 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from habitus.core.config import Config
 from habitus.core.errors import ConfigError
 from habitus.data.cutoffs import ranges
+from habitus.tokens.window_sums import LIFE, Rows, ScaleConfig, Windows, grid_of
 
 if TYPE_CHECKING:
     import scipy.sparse
 
-LIFE = "life"
+    from habitus.tokens.layers import Layers
+
 DEFAULT = "1x13, 4x13, 13x8, life"
 TOP = 512  # interests of a window that are kept
+LOGS = np.log1p(np.arange(4096))
+NOTHING = np.iinfo(np.int64).min
 NOW = np.iinfo(np.int32).max  # a cut-off after every block
 
 
@@ -52,22 +55,12 @@ class Tallies(Protocol):
     def n(self) -> np.ndarray: ...
 
 
-class ScaleConfig(Config):
-    """One scale: `windows` windows of `blocks` blocks; 0 blocks is the whole life in one window.
+def parse_scales(text: str) -> tuple[ScaleConfig, ...]:
+    """Read scales such as `1x13, 4x13, life`: blocks per window x windows. Errors: `ConfigError`.
 
     >>> [str(scale) for scale in parse_scales("4x13, life")]
     ['4x13', 'life']
     """
-
-    blocks: int
-    windows: int
-
-    def __str__(self) -> str:
-        return f"{self.blocks}x{self.windows}" if self.blocks else LIFE
-
-
-def parse_scales(text: str) -> tuple[ScaleConfig, ...]:
-    """Read scales such as `1x13, 4x13, life`: blocks per window x windows. Errors: `ConfigError`."""
     found = []
     for part in (piece.strip() for piece in text.split(",")):
         blocks, times, windows = part.partition("x")
@@ -137,31 +130,28 @@ class Bags:
         return Bags(tuple(moved), self.dropped)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows of counts of B chosen users: whose (0..B-1), when, of which interest, how many events."""
-
-    row: np.ndarray  # int64 [k]
-    block: np.ndarray
-    interest: np.ndarray
-    n: np.ndarray  # int64 [k]
-
-    def take(self, kept: np.ndarray) -> Rows:
-        """Give some of the rows."""
-        return Rows(self.row[kept], self.block[kept], self.interest[kept], self.n[kept])
-
-
-def rows_of(counts: Tallies, users: np.ndarray, cutoff_block: int | np.ndarray = NOW) -> Rows:
+def rows_of(counts: Tallies | Layers, users: np.ndarray, cutoff_block: int | np.ndarray = NOW) -> Rows:
     """Give the rows of some users up to a cut-off (one for all, or one per user), its block included."""
     users = np.asarray(users, np.int64)
-    row, at = ranges(counts.user_offsets[users], counts.user_offsets[users + 1])
-    found = Rows(row, counts.block[at], counts.interest[at], counts.n[at])
     cutoff = np.broadcast_to(np.asarray(cutoff_block), users.shape)
-    return found.take(found.block <= cutoff[row])
+    found = []
+    for part in layers_of(counts):
+        row, at = ranges(part.user_offsets[users], part.user_offsets[users + 1])
+        rows = Rows(row, part.block[at], part.interest[at], part.n[at])
+        found.append(rows.take(rows.block <= cutoff[row]))
+    return joined(found)
+
+
+def life_of(counts: Tallies | Layers, users: np.ndarray, cutoff_block: int) -> Rows:
+    """Give rows that add up to each user's whole life up to a cut-off: the sums kept where they hold, else all rows."""
+    users, layers = np.asarray(users, np.int64), layers_of(counts)
+    if any((_newest(layer, users) > cutoff_block).any() for layer in layers):
+        return rows_of(counts, users, cutoff_block)
+    return joined([_recent(layer, users, NOW)[1] for layer in layers])
 
 
 def make_bags(
-    counts: Tallies,
+    counts: Tallies | Layers,
     interests: Codebook,
     users: np.ndarray,
     cutoff_block: int | np.ndarray = NOW,
@@ -175,23 +165,53 @@ def make_bags(
     Errors: `ConfigError` for scales that do not read.
     """
     scales = parse_scales(scales) if isinstance(scales, str) else tuple(scales)
-    now = int(counts.block.max()) if len(counts.block) else 0
-    cutoff = np.broadcast_to(np.asarray(cutoff_block, np.int64), np.shape(users))
-    cutoff = np.where(cutoff == NOW, now, cutoff)
-    life = getattr(counts, "life", None)
-    if life is None or not len(cutoff) or not len(counts.block) or bool((cutoff != now).any()):
+    users, layers = np.asarray(users, np.int64), layers_of(counts)
+    cutoff = np.broadcast_to(np.asarray(cutoff_block, np.int64), users.shape)
+    if (cutoff == NOW).any():
+        cutoff = np.where(cutoff == NOW, newest_block(counts), cutoff)
+    has_life = all(getattr(layer, "life", None) is not None for layer in layers)
+    if not has_life or not len(cutoff) or any((_newest(layer, users) > cutoff).any() for layer in layers):
         return bags_of_rows(rows_of(counts, users, cutoff), len(cutoff), cutoff, interests.idf, scales, top)
-    users = np.asarray(users, np.int64)
     reach = max((scale.blocks * scale.windows for scale in scales), default=0)
-    low = _first_rows(counts, users, now - reach + 1)
-    row, at = ranges(low, counts.user_offsets[users + 1])
+    recent, whole = zip(*(_recent(layer, users, int(cutoff.min()) - reach + 1) for layer in layers))
+    return bags_of_rows(joined(recent), len(users), cutoff, interests.idf, scales, top, joined(whole))
+
+
+def layers_of(counts: Any) -> tuple[Any, ...]:
+    """Give the layers of counts, which are mostly one."""
+    return getattr(counts, "parts", (counts,))
+
+
+def newest_block(counts: Tallies | Layers) -> int:
+    """Give the newest block that holds an event, 0 without one: ages are counted from there."""
+    everybody = np.arange(len(layers_of(counts)[0].user_offsets) - 1)
+    found = [int(_newest(layer, everybody).max(initial=NOTHING)) for layer in layers_of(counts)]
+    return 0 if max(found) == NOTHING else max(found)
+
+
+def _newest(counts: Tallies, users: np.ndarray) -> np.ndarray:
+    """Give the newest block of each user, int64; `NOTHING` for one without events."""
+    end = counts.user_offsets[users + 1]
+    if not len(counts.block):
+        return np.full(len(users), NOTHING)
+    return np.where(end > counts.user_offsets[users], counts.block[np.maximum(end - 1, 0)], np.int64(NOTHING))
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Put rows of the same users behind each other."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = zip(*((part.row, part.block, part.interest, part.n) for part in parts))
+    return Rows(*(np.concatenate(column) for column in columns))
+
+
+def _recent(counts: Any, users: np.ndarray, first: int) -> tuple[Rows, Rows]:
+    """Give a layer's rows at or after block `first`, and its sums over life at the newest block of each user."""
+    row, at = ranges(_first_rows(counts, users, first), counts.user_offsets[users + 1])
     recent = Rows(row, counts.block[at], counts.interest[at], counts.n[at])
+    life, newest = counts.life, _newest(counts, users)
     row, at = ranges(life.user_offsets[users], life.user_offsets[users + 1])
-    last = counts.user_offsets[users + 1] - 1
-    has = last >= counts.user_offsets[users]
-    newest = np.where(has, counts.block[np.maximum(last, 0)], now - reach)  # older blocks may have been dropped
-    whole = Rows(row, newest[row], life.interest[at], life.n[at])
-    return bags_of_rows(recent, len(users), cutoff, interests.idf, scales, top, whole)
+    return recent, Rows(row, newest[row], life.interest[at], life.n[at])
 
 
 def _first_rows(counts: Tallies, users: np.ndarray, block: int) -> np.ndarray:
@@ -219,14 +239,21 @@ def bags_of_rows(
 
     `life` holds sums over all blocks, at the block of the newest event, where they are known; else they are made here.
     """
-    read = [rows if scale.blocks or life is None else life for scale in scales]
-    made = [_scale_bags(r, cutoff[r.row] - r.block, n_users, idf, scale, top) for r, scale in zip(read, scales)]
+    reach = max((scale.blocks * scale.windows for scale in scales), default=0)
+    grid = grid_of(rows, cutoff, n_users, reach, len(idf)) if reach else None
+    made = []
+    for scale in scales:
+        if grid is not None and scale.blocks:
+            made.append(_as_bags(grid.windows(scale), n_users, scale, idf, top))
+            continue
+        read = rows if scale.blocks or life is None else life
+        made.append(_as_bags(_windows(read, cutoff, n_users, scale, len(idf)), n_users, scale, idf, top))
     whole, lost = sum(part[1] for part in made), sum(part[2] for part in made)
     return Bags(tuple(part[0] for part in made), float(lost / whole) if whole else 0.0)
 
 
 def raw_bag(
-    counts: Tallies, interests: Codebook, users: np.ndarray, cutoff_block: int | np.ndarray = NOW
+    counts: Tallies | Layers, interests: Codebook, users: np.ndarray, cutoff_block: int | np.ndarray = NOW
 ) -> scipy.sparse.csr_matrix:
     """Give the life bag of each user whole, as a sparse table n x V of unit rows: what a probe of the raw bag reads."""
     rows = rows_of(counts, users, cutoff_block)
@@ -237,33 +264,36 @@ def raw_bag(
     return table
 
 
-def _scale_bags(
-    rows: Rows, age: np.ndarray, n_users: int, idf: np.ndarray, scale: ScaleConfig, top: int
+def _as_bags(
+    windows: Windows, n_users: int, scale: ScaleConfig, idf: np.ndarray, top: int
 ) -> tuple[ScaleBags, float, float]:
-    """Make one scale; also give the weight of all its bags, and the part of it beyond `top`."""
-    t = scale.windows
-    if scale.blocks:
-        place = t - 1 - age // scale.blocks
-        kept = place >= 0
-        rows, age, place = rows.take(kept), age[kept], place[kept]
-    else:
-        place = np.zeros(len(age), np.int64)
-    bag = rows.row * t + place
-    table = _summed(bag, rows.interest, rows.n, n_users * t, len(idf))
-    n_events = np.bincount(bag, weights=rows.n, minlength=n_users * t)
-    newest = np.full(n_users * t, np.iinfo(np.int64).max)
-    np.minimum.at(newest, bag, age)
-    newest[n_events == 0] = 0
-    weight, indptr, indices, mass = _weighted(table, idf, top)
+    """Weight one scale; also give the weight of all its bags, and the part of it beyond `top`."""
+    weight, indptr, indices, mass = _weighted(windows, idf, top)
+    shape = (n_users, scale.windows)
     made = ScaleBags(
         torch.from_numpy(indices.astype(np.int64)),
         torch.from_numpy(weight.astype(np.float32)),
         torch.from_numpy(indptr.astype(np.int64)),
-        torch.from_numpy(np.log1p(n_events).astype(np.float32).reshape(n_users, t)),
-        torch.from_numpy(np.log1p(newest).astype(np.float32).reshape(n_users, t)),
-        torch.from_numpy((np.diff(indptr) == 0).reshape(n_users, t)),
+        torch.from_numpy(np.log1p(windows.n_events).astype(np.float32).reshape(shape)),
+        torch.from_numpy(np.log1p(windows.newest).astype(np.float32).reshape(shape)),
+        torch.from_numpy((np.diff(indptr) == 0).reshape(shape)),
     )
     return made, *mass
+
+
+def _windows(rows: Rows, cutoff: np.ndarray, n_users: int, scale: ScaleConfig, n_interests: int) -> Windows:
+    """Sum the windows of one scale by sorting their rows."""
+    t, age = scale.windows, cutoff[rows.row] - rows.block
+    place = t - 1 - age // scale.blocks if scale.blocks else np.zeros(len(age), np.int64)
+    kept = place >= 0
+    rows, age, place = rows.take(kept), age[kept], place[kept]
+    bag = rows.row * t + place
+    table = _summed(bag, rows.interest, rows.n, n_users * t, n_interests)
+    n_events = np.bincount(bag, weights=rows.n, minlength=n_users * t)
+    newest = np.full(n_users * t, np.iinfo(np.int64).max)
+    np.minimum.at(newest, bag, age)
+    newest[n_events == 0] = 0
+    return Windows(table.indptr, table.indices, table.data, n_events, newest)
 
 
 def _summed(bag: np.ndarray, interest: np.ndarray, n: np.ndarray, n_bags: int, n_interests: int) -> Any:
@@ -275,10 +305,20 @@ def _summed(bag: np.ndarray, interest: np.ndarray, n: np.ndarray, n_bags: int, n
     return table
 
 
-def _weighted(table: Any, idf: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, float]]:
+def _log1p(n: np.ndarray) -> np.ndarray:
+    """Give log(1 + n) of whole numbers; small ones, which are most, from a table."""
+    if len(n) and n.max() < len(LOGS):
+        return LOGS[n.astype(np.intp)]
+    return np.log1p(n)
+
+
+def _weighted(
+    table: Windows | Any, idf: np.ndarray, top: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, float]]:
     """Give weight, indptr, indices of the largest `top` of each bag at unit length, and the weight in all and lost."""
-    bag = np.repeat(np.arange(table.shape[0]), np.diff(table.indptr))
-    weight, indices, indptr = np.log1p(table.data) * idf[table.indices], table.indices, table.indptr
+    n_bags = len(table.indptr) - 1
+    bag = np.repeat(np.arange(n_bags), np.diff(table.indptr))
+    weight, indices, indptr = _log1p(table.data) * idf[table.indices], table.indices, table.indptr
     total = float(weight.sum())
     if len(weight) and int(np.diff(indptr).max()) > top:
         order = np.lexsort((indices, -weight, bag))
@@ -286,6 +326,6 @@ def _weighted(table: Any, idf: np.ndarray, top: int) -> tuple[np.ndarray, np.nda
         rank[order] = np.arange(len(order)) - indptr[bag[order]]
         kept = rank < top
         weight, indices, bag = weight[kept], indices[kept], bag[kept]
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(bag, minlength=table.shape[0]))])
-    norm = np.sqrt(np.bincount(bag, weights=weight**2, minlength=table.shape[0]))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(bag, minlength=n_bags))])
+    norm = np.sqrt(np.bincount(bag, weights=weight**2, minlength=n_bags))
     return weight / np.maximum(norm, 1e-12)[bag], indptr, indices, (total, total - float(weight.sum()))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from habitus.core.errors import FingerprintError
 from habitus.data.append import append
@@ -16,9 +17,18 @@ from habitus.data.ingest import ingest
 from habitus.data.log import EventLog
 from habitus.data.schema import Schema
 from habitus.data.store import Store
+from habitus.tokens.bags import make_bags
 from habitus.tokens.counts import BLOCK_COLUMNS, LIFE_COLUMNS, Counts, count_interests
 from habitus.tokens.interests import InterestConfig, Interests, fit_interests
-from habitus.tokens.stored_counts import derive_counts, keep_counts, stored_counts, stored_interests
+from habitus.tokens.layers import MOST
+from habitus.tokens.stored_counts import (
+    derive_counts,
+    keep_counts,
+    settle_counts,
+    stored_counts,
+    stored_interests,
+    stored_layers,
+)
 
 SCHEMA = Schema.parse(
     {
@@ -83,6 +93,8 @@ def test_append_in_pieces_gives_the_bytes_of_one_count(
     whole = ingest(EventLog(SCHEMA, files, items=parts(20)), tmp_path / "whole", n_shards=3)
     keep_counts(whole, interests)
     assert store.fingerprint == whole.fingerprint
+    settle_counts(store, interests.version)
+    store = Store.open(store.path)
     assert files_of(tmp_path / "grown") == files_of(tmp_path / "whole")
     assert_equal(stored_counts(store, interests.version), count_interests(store, interests))
     first = ingest(EventLog(SCHEMA, files[0], items=parts(n_items[0])), tmp_path / "first", n_shards=3)
@@ -128,3 +140,37 @@ def test_counts_live_in_the_store_and_leave_its_fingerprint(tmp_path: Path, piec
     append(store.path, EventLog(SCHEMA, pieces[1], items=parts(20)))  # without derive: dropped, not left stale
     assert not list((store.path / "interests").glob("*/*"))
     assert "interests" not in Store.open(store.path).manifest
+
+
+def test_a_small_append_adds_a_layer_and_leaves_the_rows_of_the_counts_where_they_lie(
+    tmp_path: Path, shop: pl.DataFrame
+):
+    rows = shop.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+    store, interests = grow(tmp_path / "s", [rows], (20,))
+    version = interests.version
+    before = Store.open(store.path).manifest["interests"][version]["shards"]
+    ids = store.users["user"].to_list()
+    layers = []
+    for k in range(MOST + 2):  # one visit each of an old user and of a new one, whose id lies between theirs
+        few = rows.head(2).with_columns(
+            row=pl.Series([10**6 + 2 * k, 10**6 + 2 * k + 1]), user=pl.Series([ids[0], f"{ids[0]}-{k}"])
+        )
+        rows = pl.concat([rows, few])
+        store = append(store.path, EventLog(SCHEMA, few, items=parts(20)), derive=derive_counts)
+        store.check()
+        layers = stored_layers(store, version)
+        assert max(len(one.parts) for one in layers) <= 1 + MOST
+        now = store.manifest["interests"][version]["shards"]
+        assert all(one[name] == old[name] for one, old in zip(now, before, strict=True) for name in ("blocks", "life"))
+        assert_equal(stored_counts(store, version), count_interests(store, interests))
+    assert max(len(one.parts) for one in layers) > 1
+    for one in layers:  # bags read layers as they are
+        users = np.arange(one.n_users)
+        for a, b in zip(make_bags(one, interests, users).scales, make_bags(one.whole(), interests, users).scales):
+            assert all(torch.equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
+    whole = ingest(EventLog(SCHEMA, rows, items=parts(20)), tmp_path / "whole", n_shards=3)
+    settle_counts(store, version)
+    assert_equal(stored_counts(Store.open(store.path), version), keep_counts(whole, interests))
+    erase(store.path, [ids[0]], derive=derive_counts)
+    store = Store.open(store.path)
+    assert_equal(stored_counts(store, version), count_interests(store, interests))
