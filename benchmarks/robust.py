@@ -220,7 +220,8 @@ def report(title: str, runs: list[dict[str, Any]], *, is_recorded: bool = False)
     for name in ("erm", *(n for n in chosen.values() if n)) if is_recorded else ():
         figures = _figures(runs, "test", *rows[name], groups)
         for what, (mean, sd) in zip(("Rec_w", "Rec_m"), figures):
-            record("robust", f"{first['log']}, {name}: {what}", mean, "", f"{len(runs)} seeds, sd {sd:.4f}")
+            note = f"{len(runs)} seeds, sd {sd:.4f}, trained at {' and '.join(sorted({run['commit'] for run in runs}))}"
+            record("robust", f"{first['log']}, {name}: {what}", mean, "", note)
 
 
 def _label(knobs: dict[str, Any]) -> str:
