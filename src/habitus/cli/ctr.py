@@ -19,11 +19,14 @@ def world(
     ads: Annotated[int, typer.Option(metavar="N", help="Number of ads.")] = 4000,
     seed: Annotated[int, typer.Option(metavar="N", help="The seed.")] = 0,
     clean: Annotated[bool, typer.Option("--clean", help="Without blanks, duplicates and bad rows.")] = False,
+    parts: Annotated[int, typer.Option(metavar="N", help="Parts of the log odds, s1 to sN.", min=1, max=5)] = 5,
 ) -> None:
     """Write the four Taobao files of a world whose click probabilities are known."""
-    from habitus.data.sources.taobao_ad_world import write_taobao_ad_world
+    from habitus.data.sources.taobao_ad_world import TaobaoAdWorld, write_taobao_ad_world
 
-    folder = write_taobao_ad_world(out, n_users=users, n_ads=ads, seed=seed, defects=not clean)
+    spread = TaobaoAdWorld().deviations
+    spread = tuple(value if part < parts else 0.0 for part, value in enumerate(spread))
+    folder = write_taobao_ad_world(out, n_users=users, n_ads=ads, seed=seed, defects=not clean, deviations=spread)
     typer.echo(f"wrote {folder}; next\n  habitus ctr train recipes/taobao_world_ctr.toml --folder {folder} --out RUN")
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from habitus.cli.main import app
 from habitus.core.errors import ConfigError, IngestError, SourceError, StoreError
 from habitus.data.sources.taobao_ad import FIRST_IMPRESSION_DAY, UTC_OFFSET, open_taobao_ad, read_taobao_ad
 from habitus.data.sources.taobao_ad_world import PARTS, write_taobao_ad_world
@@ -129,6 +131,25 @@ def test_a_world_has_the_parts_it_says(world: Path) -> None:
     assert truth["p"].to_numpy() == pytest.approx(1 / (1 + np.exp(-logit)))
     assert truth["p"].mean() == pytest.approx(0.05, abs=0.004)
     assert 0 < truth["is_drifting"].mean() < 0.5
+
+
+def test_the_category_alone_tells_nothing_of_the_later_parts(world: Path) -> None:
+    """Else an additive model would see part of them, and could rise above its ceiling."""
+    ads = pl.read_csv(world / "ad_feature.csv", columns=["adgroup_id", "cate_id"])
+    shown = pl.read_csv(world / "raw_sample.csv", columns=["adgroup_id"]).join(ads, on="adgroup_id", how="left")
+    parts = pl.read_parquet(world / "truth.parquet", columns=list(PARTS)).with_columns(cate=shown["cate_id"])
+    means = parts.select(pl.col(PARTS).mean().over("cate"))
+    assert means["s1"].std() > 0.1
+    assert [means[name].std() for name in PARTS[1:]] == pytest.approx([0.0] * 4, abs=0.02)
+
+
+def test_parts_may_be_left_out(tmp_path: Path) -> None:
+    words = f"ctr world --out {tmp_path / 'w'} --users 60 --ads 60 --parts 2"
+    assert CliRunner().invoke(app, words.split()).exit_code == 0
+    spread = pl.read_parquet(tmp_path / "w" / "truth.parquet").select(pl.col(PARTS).std()).row(0)
+    assert spread[0] > 0.3
+    assert spread[1] > 0.2
+    assert spread[2:] == (0.0, 0.0, 0.0)
 
 
 def test_a_world_is_read_back_whole(world: Path, tmp_path: Path) -> None:

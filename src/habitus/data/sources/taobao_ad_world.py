@@ -2,9 +2,9 @@
 
 `logit p = b + s1 + ... + s5`: s1 profile, ad, hour and placement, additive; s2 profile group x category; s3 mix of the
 user's actions in any order; s4 touches of the target's category and brand, weighted by kind; s5 time since the last
-touch and its repetition. s3 to s5 read the last 50 runs strictly before the impression. Each part is freed of its
-linear trend on the parts before it and on the popularity of the category, then scaled, with constants that the first
-users of the world give.
+touch and its repetition. s3 to s5 read the last 50 runs strictly before the impression. s2 to s5 are freed of
+their mean per category of the ad, which an additive model could see, and of their linear trend on the parts before,
+then scaled, with constants that the first users of the world give.
 
 The bait: most clicks are followed within seconds by a `pv` of the ad's category and brand. p was computed before; who
 joins by day sees the answer, and beats the ceiling. Written in chunks of users, so a larger world begins like a
@@ -35,6 +35,7 @@ PIDS = ("430539_1007", "430548_1007")
 N_DAYS = END_DAY - FIRST_DAY
 IMPRESSION_START = (FIRST_IMPRESSION_DAY - FIRST_DAY) * DAY
 BRANDS_PER_CATE = 8
+GROUP_SHARE = np.array([2 / 7, 3 / 14, 2 / 7, 3 / 14])  # of users with a profile: gender, then age above 3
 KIND_WEIGHT = np.array([1.0, 4.0, 3.0, 6.0])
 MIX_WEIGHT = np.array([0.0, 3.0, -2.0, 4.0])
 PARTS = ("s1", "s2", "s3", "s4", "s5")
@@ -120,7 +121,7 @@ def write_taobao_ad_world(
                 sink.close()
             if truth is not None:
                 truth.close()
-        write_json(folder / "world.json", {"world": world.model_dump(mode="json"), "rows": counts, "b": law[1]})
+        write_json(folder / "world.json", {"world": world.model_dump(mode="json"), "rows": counts, "b": law.b})
     return Path(out)
 
 
@@ -138,9 +139,12 @@ def _make_ads(world: TaobaoAdWorld) -> _Ads:
     effect = e[0][:n_cates][cate] + e[1][np.arange(n) // 5] + e[2][np.arange(n) // 2] + e[3]
     order = np.argsort(cate, kind="stable")
     profile = {name: draw.normal(0, 0.2, 100) for name in PROFILE}
+    taste, in_cate = draw.normal(0, 1, (5, n_cates)), np.bincount(cate, minlength=n_cates) / n
+    taste[:4] -= GROUP_SHARE @ taste[:4]
+    taste -= (taste @ in_cate)[:, None]  # what the group or the category adds alone belongs to s1
     return _Ads(
         cate, brand, price, effect, order, np.searchsorted(cate[order], np.arange(n_cates + 1)), cdf,
-        draw.normal(0, 1, (5, n_cates)), draw.normal(0, 1, n_cates), np.log(share), profile, draw.normal(0, 0.3, 24),
+        taste, draw.normal(0, 1, n_cates), np.log(share), profile, draw.normal(0, 0.3, 24),
     )  # fmt: skip
 
 
@@ -262,11 +266,28 @@ def _timing(log: BehaviourLog, time: np.ndarray, first: np.ndarray, last: np.nda
     return np.where(has, value - value[has].mean() if has.any() else 0.0, 0.0)
 
 
-def _fit_law(world: TaobaoAdWorld, ads: _Ads) -> tuple[np.ndarray, float]:
-    """Fit the constants on the first users: a lower-triangular map of the raw parts, and b for the wanted rate."""
-    raw = np.concatenate(
-        [_drawn(world, ads, chunk)[-1] for chunk in range(min(PILOT_CHUNKS, -(-world.n_users // CHUNK_USERS)))], 1
-    )
+@dataclass(frozen=True)
+class _Law:
+    """From raw parts to parts: means per category of the ad, a lower-triangular map, and b for the wanted rate."""
+
+    means: np.ndarray  # 6 x n_cates, 0 for log share and s1
+    made: np.ndarray  # 5 x 7
+    b: float
+
+    def parts(self, raw: np.ndarray, cate: np.ndarray) -> np.ndarray:
+        """Give s1 .. s5 [5, n] of raw parts [6, n]."""
+        return self.made @ np.vstack([np.ones(len(cate)), raw - self.means[:, cate]])
+
+
+def _fit_law(world: TaobaoAdWorld, ads: _Ads) -> _Law:
+    """Fit the constants on the first users."""
+    drawn = [_drawn(world, ads, chunk) for chunk in range(min(PILOT_CHUNKS, -(-world.n_users // CHUNK_USERS)))]
+    raw = np.concatenate([each[-1] for each in drawn], axis=1)
+    cate = ads.cate[np.concatenate([each[4][2] for each in drawn])]
+    count = np.maximum(np.bincount(cate, minlength=world.n_cates), 1)
+    means = np.stack([np.bincount(cate, part, minlength=world.n_cates) / count for part in raw])
+    means[:2] = 0
+    raw = raw - means[:, cate]
     n = raw.shape[1]
     basis = np.vstack([np.ones(n), raw])  # constant, share, five raw parts
     made = np.zeros((5, 7))
@@ -286,7 +307,7 @@ def _fit_law(world: TaobaoAdWorld, ads: _Ads) -> tuple[np.ndarray, float]:
     for _ in range(60):
         b = (low + high) / 2
         low, high = (b, high) if _logistic(b + total).mean() < world.rate else (low, b)
-    return made, b
+    return _Law(means, made, b)
 
 
 def _drawn(world: TaobaoAdWorld, ads: _Ads, chunk: int) -> tuple[Any, ...]:
@@ -303,13 +324,13 @@ def _drawn(world: TaobaoAdWorld, ads: _Ads, chunk: int) -> tuple[Any, ...]:
 
 
 def _chunk_tables(
-    world: TaobaoAdWorld, ads: _Ads, law: tuple[np.ndarray, float], chunk: int
+    world: TaobaoAdWorld, ads: _Ads, law: _Law, chunk: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
     """Give the rows of three files and of the truth for one chunk of users."""
     n, _, users, log, (user, time, ad, pid), raw = _drawn(world, ads, chunk)
     draw = generator(world.seed, "labels", chunk)
-    parts = law[0] @ np.vstack([np.ones(len(user)), raw])
-    p = _logistic(law[1] + parts.sum(axis=0))
+    parts = law.parts(raw, ads.cate[ad])
+    p = _logistic(law.b + parts.sum(axis=0))
     clicked = draw.random(len(p)) < p
     baited = np.flatnonzero(clicked & (draw.random(len(p)) < world.bait))
     seconds = FIRST_DAY * DAY - UTC_OFFSET
@@ -333,7 +354,7 @@ def _chunk_tables(
     order = draw.permutation(len(user))
     shown = {"user": user + 1 + chunk * CHUNK_USERS, "time_stamp": time + seconds, "adgroup_id": ad + 1}
     shown |= {"pid": pid, "nonclk": 1 - clicked, "clk": clicked.astype(np.int64)}
-    known = {"p": p, "b": np.full(len(p), law[1]), **dict(zip(PARTS, parts, strict=True))}
+    known = {"p": p, "b": np.full(len(p), law.b), **dict(zip(PARTS, parts, strict=True))}
     known |= {name: users[name][user] for name in ("is_drifting", "is_narrow")}
     there = np.flatnonzero(users["has_profile"][:n])
     profiles = {"userid": there + 1 + chunk * CHUNK_USERS} | {name: users[name][there] for name in PROFILE}
