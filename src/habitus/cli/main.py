@@ -10,13 +10,16 @@ import typer
 import habitus
 from habitus.cli.abtest import abtest
 from habitus.cli.append import append
+from habitus.cli.bubble import bubble
 from habitus.cli.ctr import ctr
 from habitus.cli.embed import embed
 from habitus.cli.erase import erase
 from habitus.cli.evaluate import evaluate
 from habitus.cli.failures import guarded
 from habitus.cli.generate import generate
+from habitus.cli.ilora import ilora
 from habitus.cli.ingest import ingest
+from habitus.cli.lm import lm
 from habitus.cli.predict import predict
 from habitus.cli.probe import probe
 from habitus.cli.report import report
@@ -44,7 +47,7 @@ VERBS = (
     simulate,
     serve,
 )
-APPS = (abtest, ctr)  # each a group of verbs, made by `habitus.cli.apps.group`
+APPS = (abtest, bubble, ctr, ilora, lm)  # each a group of verbs, made by `habitus.cli.apps.group`
 
 app = typer.Typer(
     name="habitus",
