@@ -46,29 +46,35 @@ def last_events(drawn: DrawnTastes, n: int) -> DrawnTastes:
     return DrawnTastes(drawn.n_users, drawn.n_interests, **cut, labels=drawn.labels)
 
 
-def wide(size: str) -> Study:
+def wide(size: str, seed: int = 0) -> Study:
     """W3: 10^5 interests; the first 6 labels of 20, for time."""
-    world = Wide(n_labels=6) if size == "full" else Wide(n_users=4_000, n_interests=20_000, n_labels=6)
+    world = (
+        Wide(n_labels=6, seed=seed)
+        if size == "full"
+        else Wide(n_users=4_000, n_interests=20_000, n_labels=6, seed=seed)
+    )
     return as_study("W3 wide", draw_tastes(world), "life")
 
 
-def memory(size: str) -> Study:
+def memory(size: str, seed: int = 0) -> Study:
     """W1: a hobby of one to three years ago."""
-    return as_study("W1 long memory", draw_tastes(LongMemory(n_users=4_000 if size == "full" else 1_500)), "4x13, life")
+    return as_study(
+        "W1 long memory", draw_tastes(LongMemory(n_users=4_000 if size == "full" else 1_500, seed=seed)), "4x13, life"
+    )
 
 
-def memory_cut(size: str) -> Study:
+def memory_cut(size: str, seed: int = 0) -> Study:
     """W1 as an encoder of the last 200 events sees it."""
-    drawn = draw_tastes(LongMemory(n_users=4_000 if size == "full" else 1_500))
+    drawn = draw_tastes(LongMemory(n_users=4_000 if size == "full" else 1_500, seed=seed))
     return as_study("W1, last 200 events", last_events(drawn, 200), "4x13, life")
 
 
-def drift(size: str) -> Study:
+def drift(size: str, seed: int = 0) -> Study:
     """W4: recent interests decide."""
-    return as_study("W4 drift", draw_tastes(Drift(n_users=4_000 if size == "full" else 1_500)), "4x13, life")
+    return as_study("W4 drift", draw_tastes(Drift(n_users=4_000 if size == "full" else 1_500, seed=seed)), "4x13, life")
 
 
-WORLDS: dict[str, Callable[[str], Study]] = {
+WORLDS: dict[str, Callable[[str, int], Study]] = {
     "wide": wide, "memory": memory, "memory_cut": memory_cut, "drift": drift,
 }  # fmt: skip
 
@@ -79,7 +85,7 @@ def twins(options: Any) -> None:
     from habitus.tasks.probe.comparators import tfidf_svd
     from habitus.tokens.bags import raw_bag
 
-    drawn = draw_tastes(Twins(n_users=4_000 if options.size == "full" else 1_500))
+    drawn = draw_tastes(Twins(n_users=4_000 if options.size == "full" else 1_500, seed=options.world_seed))
     made = as_study("W2 twins", drawn, "life")
     assert drawn.twin is not None
     bag = raw_bag(made.counts, made.interests, made.users, made.block)

@@ -16,6 +16,7 @@ from benchmarks._lurm_tasks import STUDIES, Study, study
 from benchmarks._lurm_worlds import WORLDS, twins
 from benchmarks.record import record
 from habitus.metrics.bootstrap import Interval
+from habitus.models.coles import ColesConfig
 from habitus.models.lurm import LurmConfig
 from habitus.tasks.lurm_fit import encode, fit_lurm, training_config
 from habitus.tasks.probe import Block, ProbeConfig, ProbeTable, probe_features
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=0, help="0: one (small) or five (full)")
+    parser.add_argument("--world-seed", type=int, default=0, help="of the worlds drawn")
     options = parser.parse_args()
     options.seeds = options.seeds or (1 if options.size == "small" else 5)
     torch.set_num_threads(1)
@@ -49,7 +51,7 @@ def main() -> None:
         if name == "twins":
             twins(options)
             continue
-        made = WORLDS[name](options.size) if name in WORLDS else study(name)
+        made = WORLDS[name](options.size, options.world_seed) if name in WORLDS else study(name)
         if made is None:
             continue
         for part in options.part:
@@ -69,6 +71,7 @@ def lossless(made: Study, options: Any) -> None:
         "TF-IDF + SVD": tfidf_svd(bag, options.width),
         "random projection": random_projection(bag, options.width),
         "mean item vector": mean_item_vector(counts, options.width),
+        "CoLES-style GRU": coles(made, options),
         "event count": event_count(counts),
     }
     if made.store is not None:
@@ -125,8 +128,18 @@ def scales(made: Study, options: Any) -> None:
     )
 
 
+KNOWN: dict[str, np.ndarray] = {}
+
+
 def vectors(made: Study, options: Any, how: str, **changed: Any) -> np.ndarray:
-    """Fit on everybody up to the cut-off and encode those who are probed: float32 [n, width]."""
+    """Fit on everybody up to the cut-off and encode those who are probed: float32 [n, width]. Fits once per process."""
+    key = repr((made.name, how, sorted(changed.items()), options.width, options.epochs))
+    if key not in KNOWN:
+        KNOWN[key] = _vectors(made, options, how, **changed)
+    return KNOWN[key]
+
+
+def _vectors(made: Study, options: Any, how: str, **changed: Any) -> np.ndarray:
     began = time.perf_counter()
     m = changed.pop("n_anchors", 8)
     chosen = {"size": "small", "n_anchors": m, "d_out": options.width // m, "scales": made.scales} | changed
@@ -140,6 +153,17 @@ def vectors(made: Study, options: Any, how: str, **changed: Any) -> np.ndarray:
     return flat
 
 
+def coles(made: Study, options: Any) -> np.ndarray:
+    """Fit the contrastive GRU over weeks on everybody up to the cut-off and encode those who are probed."""
+    began = time.perf_counter()
+    chosen = ColesConfig.parse({"scales": "1x52" if made.scales != "life" else "life", "d_out": options.width})
+    training = training_config(epochs=options.epochs, loggers=())
+    model = fit_lurm(made.counts, made.interests, chosen, training, 0, until=made.block)
+    flat, _ = encode(model, made.counts, made.interests, made.users, made.block)
+    print(f"  coles: {time.perf_counter() - began:.0f} s", flush=True)
+    return flat
+
+
 def config(options: Any, heads: tuple[Any, ...], made: Study) -> ProbeConfig:
     """Labels of a world share folds and fits; three folds on the widest, where a fit takes a minute."""
     is_wide = made.interests.n > 50_000
@@ -150,7 +174,8 @@ def config(options: Any, heads: tuple[Any, ...], made: Study) -> ProbeConfig:
 def report(made: Study, table: ProbeTable, head: str, against: str, options: Any) -> None:
     """Record every feature set: the mean AUC over labels, and the paired difference to the one it is held against."""
     folds = 3 if made.interests.n > 50_000 else 5
-    n = f"{len(table.labels)} labels, {options.seeds} seeds x {folds} folds, width {options.width}, {head}"
+    seed = f", world seed {options.world_seed}" if made.store is None else ""
+    n = f"{len(table.labels)} labels{seed}, {options.seeds} seeds x {folds} folds, width {options.width}, {head}"
     for name in table.features:
         for label in table.labels if made.store is not None else []:
             cell, gap = table.cell(label, name, head), table.difference(label, name, against, head)

@@ -51,10 +51,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--world-seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.only:
-        made = WORLDS[name](options.size) if name in WORLDS else study(name)
+        made = WORLDS[name](options.size, options.world_seed) if name in WORLDS else study(name)
         if made is not None:
             print(f"-- {name}: {len(made.users):,} users, {made.interests.n:,} interests", flush=True)
             features: dict[str, Any] = {"raw bag": raw_bag(made.counts, made.interests, made.users, made.block)}

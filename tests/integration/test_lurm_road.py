@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from habitus.core.errors import ConfigError, CutoffError
+from habitus.data.store import Store
 from habitus.models.artifact import load_artifact
 from habitus.tasks.embed import embed
 from habitus.tasks.evaluate import evaluate
@@ -82,3 +83,23 @@ def test_what_comes_after_the_cut_off_changes_no_vector_before_it(make_store, sh
     assert found[0]["flat"].to_list() == found[1]["flat"].to_list()
     with pytest.raises(CutoffError, match="last day of a week"):
         embed(tmp_path / "one" / "run", cutoff="2020-03-30")
+
+
+def test_the_comparator_goes_the_same_road_and_reads_the_counts_of_the_store(make_store, shop, tmp_path):
+    store = make_store(shop)
+    path = tmp_path / "lives.toml"
+    chosen = '{ name = "coles", scales = "1x8", d_model = 16, d_out = 24 }'
+    text = RECIPE.format(store=store.path).replace(
+        '{ name = "lurm", size = "tiny", scales = "1x3, 2x3, life" }', chosen
+    )
+    path.write_text(text)
+    run = train(path, out=tmp_path / "run")
+    assert json.loads((run.path / "metrics.json").read_text())["model"]["name"] == "CoLES"
+    version = load_artifact(run.artifact_path).fingerprint
+    assert version in Store.open(store.path).manifest["interests"]
+    table = embed(run.path)
+    assert table["flat"].dtype == pl.Array(pl.Float32, 24)
+    assert table["n_events"].to_list() == store.users["n_events"].to_list()
+    path.write_text(text.replace('"coles"', '"colse"'))
+    with pytest.raises(ConfigError, match="coles"):
+        train(path, out=tmp_path / "other")

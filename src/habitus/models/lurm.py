@@ -271,6 +271,6 @@ class MeanTime(nn.Module):
 _TIME: dict[str, Any] = {"gru": GruTime, "attention": AttentionTime, "mean": MeanTime}
 
 
-def shape_of(config: LurmConfig, n_interests: int) -> LurmShape:
+def shape_of(config: Any, n_interests: int) -> LurmShape:
     """Give the shape that V implies."""
     return LurmShape(n_interests, tuple(scale.windows for scale in parse_scales(config.scales)))

@@ -133,7 +133,7 @@ def read_recipe(path: str | Path) -> Any:
     """
     model = read_toml(path).get("model", {})
     name = model.get("name", "lumos") if isinstance(model, dict) else "lumos"
-    if name == "lurm":
+    if name in ("lurm", "coles"):
         from habitus.tasks.lurm_recipe import LurmRecipe
 
         return LurmRecipe.read(path)

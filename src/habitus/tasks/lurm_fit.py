@@ -15,6 +15,7 @@ from habitus.core.config import Config
 from habitus.core.errors import TrainingError
 from habitus.core.progress import track
 from habitus.core.seeds import uniforms
+from habitus.models.coles import Coles, ColesConfig
 from habitus.models.lurm import Lurm, LurmConfig, shape_of
 from habitus.models.lurm_start import start_from_bags
 from habitus.tokens.bags import NOW, layers_of, make_bags, newest_block, raw_bag
@@ -44,9 +45,9 @@ class ViewConfig(Config):
 
 @dataclass(frozen=True)
 class FittedLurm:
-    """A trained encoder, how training went, and how many users could not be trained on."""
+    """A trained encoder (LURM, or CoLES beside it), how training went, and how many users could not be trained on."""
 
-    model: Lurm
+    model: Any
     fitted: Fitted | None
     n_trained: int
     n_too_short: int
@@ -60,7 +61,7 @@ def training_config(**changed: Any) -> TrainingConfig:
 def fit_on_counts(
     counts: Any,
     interests: Any,
-    config: LurmConfig,
+    config: LurmConfig | ColesConfig,
     training: TrainingConfig | None,
     seed: int = 0,
     *,
@@ -72,6 +73,8 @@ def fit_on_counts(
     folder: str | Path | None = None,
 ) -> FittedLurm:
     """Fit on the counts up to block `until`; `training` of None gives the untrained start.
+
+    The config says which encoder: CoLES learns from the likeness of its one vector alone.
 
     Parameters
     ----------
@@ -85,9 +88,14 @@ def fit_on_counts(
     Errors: `TrainingError` when fewer than two users have two baskets.
     """
     views = views or ViewConfig.parse({})
-    model = Lurm(config, shape_of(config, interests.n), seed=seed)
+    if isinstance(config, ColesConfig):
+        model: Any = Coles(config, shape_of(config, interests.n), seed=seed)
+        one = {"paper_form": True, "anchors": 0.0}  # one vector: no anchors to tell apart, no gates to speak through
+        objective = (objective or ContrastiveConfig.parse({})).model_copy(update=one)
+    else:
+        model = Lurm(config, shape_of(config, interests.n), seed=seed)
     train = np.arange(len(counts.user_offsets) - 1) if users is None else np.asarray(users, np.int64)
-    if config.form[1] == "spectral":
+    if isinstance(config, LurmConfig) and config.form[1] == "spectral":
         start_from_bags(model, raw_bag(counts, interests, train, until).astype(np.float32), seed)
     table = (baskets if baskets is not None else baskets_of_counts(counts)).until(until)
     long = np.intersect1d(train, trainable(table))
@@ -114,14 +122,19 @@ def fit_on_counts(
 
 
 def fit_lurm(
-    counts: Any, interests: Any, config: LurmConfig, training: TrainingConfig | None, seed: int = 0, **options: Any
-) -> Lurm:
+    counts: Any,
+    interests: Any,
+    config: LurmConfig | ColesConfig,
+    training: TrainingConfig | None,
+    seed: int = 0,
+    **options: Any,
+) -> Any:
     """Give the model of `fit_on_counts` alone."""
     return fit_on_counts(counts, interests, config, training, seed, **options).model
 
 
 def encode(
-    model: Lurm,
+    model: Any,
     counts: Any,
     interests: Any,
     users: np.ndarray,
@@ -134,7 +147,7 @@ def encode(
 
 
 def encode_with_mass(
-    model: Lurm, counts: Any, interests: Any, users: np.ndarray, cutoff_block: int | np.ndarray = NOW, batch: int = 1024
+    model: Any, counts: Any, interests: Any, users: np.ndarray, cutoff_block: int | np.ndarray = NOW, batch: int = 1024
 ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Give `(flat, vectors)` and the mass of each anchor, float32 [n, M]."""
     users = np.asarray(users, np.int64)

@@ -10,15 +10,19 @@ from pydantic import Field
 
 from habitus.core.config import Config, read_toml
 from habitus.core.errors import ConfigError
+from habitus.core.registry import MODELS, resolve
+from habitus.models.coles import ColesConfig
 from habitus.models.lurm import LurmConfig
 from habitus.tasks.lurm_fit import TRAINING, ViewConfig
 from habitus.tokens.interests import InterestConfig
 from habitus.training.fit import TrainingConfig
 from habitus.training.objectives.contrastive import ContrastiveConfig
 
+ENCODERS = ("lurm", "coles")
+
 
 class LurmRecipe(Config):
-    """A run of LURM, complete.
+    """A run of LURM, or of its comparator CoLES, complete.
 
     `store` is a path, relative to the folder the command runs in. Everything (interests, idf, weights) is fitted on the
     days up to `until`; None is the last complete day. `seeds` are fits of their own: `embed` takes the first. What
@@ -43,12 +47,17 @@ class LurmRecipe(Config):
         recipe.training_config(str(path))
         return recipe
 
-    def model_config_of_choice(self, where: str = "recipe") -> LurmConfig:
+    @property
+    def model_name(self) -> str:
+        """`lurm`, or its comparator `coles`."""
+        return str(self.model.get("name", "lurm"))
+
+    def model_config_of_choice(self, where: str = "recipe") -> LurmConfig | ColesConfig:
         """Give the strict config of the encoder."""
-        values = dict(self.model)
-        if (name := values.pop("name", "lurm")) != "lurm":
-            raise ConfigError("the model lurm", repr(name), where=f"{where}: model")
-        return LurmConfig.parse(values, where=f"{where}: model")
+        values = {key: value for key, value in self.model.items() if key != "name"}
+        if self.model_name not in ENCODERS:
+            raise ConfigError("one of " + ", ".join(ENCODERS), repr(self.model_name), where=f"{where}: model")
+        return resolve(MODELS, self.model_name, kind="model").Config.parse(values, where=f"{where}: model")
 
     def training_config(self, where: str = "recipe") -> TrainingConfig:
         """Give the strict config of the training."""

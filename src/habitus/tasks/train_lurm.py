@@ -86,7 +86,7 @@ def _save(
         "kind": "whole lives",
         "seeds": list(recipe.seeds),
         "model": {
-            "name": "LURM",
+            "name": {"lurm": "LURM", "coles": "CoLES"}[recipe.model_name],
             "n_parameters": sum(p.numel() for p in model.parameters()),
             **model.config.model_dump(mode="json"),
         },
@@ -104,7 +104,7 @@ def _save(
     save_artifact(
         run.artifact_path,
         [fit.model for fit in found],
-        name="lurm",
+        name=recipe.model_name,
         spec={"interests": interests.version, "until": interests.until, "block": interests.block},
         fingerprint=interests.version,
         heads=(),
@@ -117,7 +117,7 @@ def _card(metrics: dict[str, Any]) -> Card:
     data, model = metrics["data"], metrics["model"]
     return Card(
         title=metrics["name"],
-        summary=f"LURM, {model['n_parameters']:,} parameters, {metrics['interests']['n']:,} interests.",
+        summary=f"{model['name']}, {model['n_parameters']:,} parameters, {metrics['interests']['n']:,} interests.",
         data=[{k: data[k] for k in ("name", "n_users", "n_events", "first_day", "last_day")}],
         limits=[
             "Vectors of a person are personal data: they reveal gender at 0.77-0.79 AUC on MovieLens-100K.",

@@ -75,7 +75,7 @@ class Contrastive(Objective):
             for weight in self.parameters():
                 weight.zero_() if weight.ndim < 2 else weight.normal_(0, weight.shape[1] ** -0.5, generator=draw)
             self.project.weight.add_(torch.eye(p))
-            self.read.weight[:p] = 8.0 * torch.eye(p)
+            self.read.weight[:p] = 8.0 * torch.eye(min(p, d), p)
 
     def forward(self, model: nn.Module, batch: ViewBatch) -> Loss:
         """Give the loss."""
