@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from habitus.core.atomic import new_file
+from habitus.core.atomic import new_file, write_json
 from habitus.core.errors import ConfigError, SourceError
+from habitus.data.shards import sha256
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from habitus.data.store import Store
 
 REFIT = 0.01
 TABLES = (".parquet", ".csv")
@@ -66,7 +70,8 @@ def erase(
     users
         Their ids, or a file (CSV or Parquet) with a column `user`.
     runs
-        Folders in which tables with a column `user` are rewritten and look-alike indexes removed.
+        Folders in which tables with a column `user` are rewritten, their manifests renewed and look-alike indexes
+        removed.
 
     What was fitted with them (codebook, idf, weights) is not undone; the answer gives their share and proposes a new
     fit above 1 %. Errors: `SourceError` for a file without users; those of `data.erase`.
@@ -88,11 +93,15 @@ def erase(
     for folder in folders:
         if not folder.is_dir():
             raise SourceError("a run folder", "no such folder", where=str(folder), fix="check the path")
+    before = Store.open(store).fingerprint
     done = remove(store, ids, derive=derive_counts, memory_limit=memory_limit)
-    files = [file for folder in folders for file in erase_from(folder, ids)]
+    after = Store.open(store)
+    files: list[Path] = []
+    for folder in folders:
+        changed = erase_from(folder, ids)
+        files += [*changed, *renew_manifests(folder, changed, before, after)]
     still = [file for folder in folders for file in naming(folder, ids)]
-    left = Store.open(store).n_users
-    share = done.n_listed / (done.n_listed + left)
+    share = done.n_listed / (done.n_listed + after.n_users)
     return Erasure(done.n_users, done.n_events, done.n_rejected, done.unknown, tuple(files), tuple(still), share)
 
 
@@ -106,6 +115,45 @@ def erase_from(folder: Path, ids: Sequence[str]) -> list[Path]:
         if file.suffix in TABLES and file.is_file() and _rewrite(file, ids):
             changed.append(file)
     return changed
+
+
+def renew_manifests(folder: Path, changed: Sequence[Path], before: str, after: Store) -> list[Path]:
+    """Bring the manifests below a folder up to the tables that were rewritten and to the store as it is now.
+
+    Rows, users and hashes of the parts of a folder of answers are those of its files again; a table that was joined
+    from parts loses the list of them, as the parts are no more. Manifests of another store stay. Gives what changed.
+    """
+    found, rewritten = [], {file.resolve() for file in changed}
+    for file in sorted(folder.rglob("*.manifest.json")):
+        facts = json.loads(file.read_text("utf-8"))
+        if not isinstance(facts, dict) or facts.get("store_fingerprint") != before:
+            continue
+        facts["store_fingerprint"] = after.fingerprint
+        table = file.with_name(file.name.removesuffix(".manifest.json"))
+        if table.is_dir() and "parts" in facts:
+            _renew_parts(facts, table, after)
+        elif any(table.with_suffix(suffix).resolve() in rewritten for suffix in TABLES):
+            facts.pop("parts", None)
+            facts |= {"n_rows": _height(table)} | ({"n_users": after.n_users} if "n_users" in facts else {})
+        write_json(file, facts)
+        found.append(file)
+    return found
+
+
+def _renew_parts(facts: dict[str, Any], table: Path, after: Store) -> None:
+    import polars as pl
+
+    for part, shard in zip(facts["parts"], after.manifest["shards"], strict=True):
+        part["n_users"] = shard["n_users"]
+        if part["file"]:
+            made = table / part["file"]
+            part |= {"n_rows": pl.scan_parquet(made).select(pl.len()).collect().item(), "sha256": sha256(made)}
+    facts |= {key: sum(part[key] for part in facts["parts"]) for key in ("n_rows", "n_users")}
+
+
+def _height(table: Path) -> int:
+    file = next(table.with_suffix(suffix) for suffix in TABLES if table.with_suffix(suffix).is_file())
+    return _read(file).height
 
 
 def naming(folder: Path, ids: Sequence[str]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import polars as pl
@@ -10,8 +11,11 @@ from typer.testing import CliRunner
 
 import habitus
 from habitus.cli.main import app
+from habitus.core.atomic import write_json
 from habitus.core.errors import SourceError
+from habitus.data.shards import sha256
 from habitus.data.store import Store
+from habitus.tasks.by_shard import check_parts
 from habitus.tasks.interests import learn_interests
 from habitus.tokens.counts import count_interests
 from habitus.tokens.interests import InterestConfig
@@ -79,3 +83,28 @@ def test_a_file_without_users_is_refused(store: Store, tmp_path: Path):
     with pytest.raises(SourceError, match="no such folder"):
         habitus.erase(store.path, ["user-03"], runs=[tmp_path / "none"])
     assert Store.open(store.path).n_users == 40
+
+
+def test_manifests_tell_of_the_tables_as_they_are_after_it(store: Store, tmp_path: Path):
+    run, ids = tmp_path / "run", store.users["user"]
+    (run / "z").mkdir(parents=True)
+    parts = []
+    for i, entry in enumerate(store.manifest["shards"]):
+        file = run / "z" / f"{i:05d}.parquet"
+        ids.slice(entry["first_user"], entry["n_users"]).to_frame().write_parquet(file)
+        n = entry["n_users"]
+        parts.append({"shard": i, "n_users": n, "n_rows": n, "sha256": sha256(file), "file": file.name})
+    ids.to_frame().write_parquet(run / "one.parquet")
+    facts = {"store_fingerprint": store.fingerprint, "n_rows": 40, "n_users": 40, "parts": parts}
+    write_json(run / "z.manifest.json", facts)
+    write_json(run / "one.manifest.json", facts)
+    write_json(run / "old.manifest.json", facts | {"store_fingerprint": "another"})
+    check_parts(run / "z", store)
+    done = habitus.erase(store.path, ["user-07"], runs=[run])
+    left = Store.open(store.path)
+    assert check_parts(run / "z", left)["n_rows"] == 39
+    one = json.loads((run / "one.manifest.json").read_text())
+    assert (one["n_rows"], one["store_fingerprint"]) == (39, left.fingerprint)
+    assert "parts" not in one
+    assert json.loads((run / "old.manifest.json").read_text())["n_rows"] == 40
+    assert {file.name for file in done.files} >= {"z.manifest.json", "one.manifest.json"}
