@@ -18,6 +18,7 @@ MODELS = {
     "history_density": "habitus.models.history_density:HistoryDensity",
     "behavegpt": "habitus.models.behavegpt:BehaveGPT",
     "lurm": "habitus.models.lurm:Lurm",
+    "coles": "habitus.models.coles:Coles",
     "ctr_mlp": "habitus.models.ctr_mlp:CtrMLP",
     "din": "habitus.models.din:DIN",
     "time_bst": "habitus.models.time_bst:TimeBST",
