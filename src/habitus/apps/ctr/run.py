@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from habitus.apps.ctr.linear import LinearConfig
 from habitus.apps.ctr.segments import segment_table, segments, trend
 from habitus.apps.ctr.train import NetConfig, fit_model
 from habitus.apps.ctr.trees import ClickTreesConfig
+from habitus.apps.ctr.vectors import read_vectors, vectors_before
 from habitus.core.atomic import new_file, write_json
 from habitus.core.config import Config, read_toml
 from habitus.core.errors import ArtifactError, ConfigError
@@ -47,6 +48,8 @@ class CtrRecipe(Config):
     `user_share` keeps a share of users, by a hash, in all parts. Each model is a table of its own with `kind`:
     `linear`, `trees`, `ctr_mlp`, `din` or `time_bst`, its settings, and possibly a dial of its own (`features`)
     and a share of the users, by a hash, that train and choose it (`train_share`); all are tested on all.
+    `vectors` are patterns of tables below the data folder that `habitus embed` wrote: LURM vectors or BehaveGPT states,
+    for models whose dial is `+lurm`.
     `rungs` maps a model to the ceiling of a world (`s1` to `s5`) and how far below it may stay.
 
     >>> CtrRecipe.parse({"name": "x", "source": "taobao_ad", "models": {"LR": {"kind": "linear"}}}).against
@@ -62,6 +65,7 @@ class CtrRecipe(Config):
     min_count: int = Field(10, gt=0)
     against: str = "LR"
     user_share: float = Field(1.0, gt=0, le=1)
+    vectors: tuple[str, ...] = ()
     models: dict[str, dict[str, Any]]
     rungs: dict[str, tuple[str, float]] = Field(default_factory=dict)
 
@@ -115,17 +119,23 @@ def open_impressions(recipe: CtrRecipe, folder: str | Path) -> tuple[Impressions
     return shown, {}
 
 
-def examples_of(recipe: CtrRecipe, shown: Impressions, more: Mapping[str, Any]) -> dict[str, dict[str, Examples]]:
-    """Give the parts for every dial that the recipe uses."""
-    dials: list[Features] = list(dict.fromkeys(recipe.dial(name) for name in recipe.models))
-    return {dial: make_examples(shown, features=dial, min_count=recipe.min_count, **more) for dial in dials}
+def examples_of(
+    recipe: CtrRecipe, folder: str | Path, shown: Impressions, more: Mapping[str, Any], models: Sequence[str] = ()
+) -> dict[str, dict[str, Examples]]:
+    """Give the parts for every dial that the models of the recipe, or the given ones, use."""
+    dials: list[Features] = list(dict.fromkeys(recipe.dial(name) for name in models or recipe.models))
+    found = {}
+    for dial in dials:
+        lurm = vectors_before(shown, read_vectors(folder, recipe.vectors)) if dial == "+lurm" else None
+        found[dial] = make_examples(shown, features=dial, min_count=recipe.min_count, lurm=lurm, **more)
+    return found
 
 
 def train_ctr(recipe: CtrRecipe, folder: str | Path, out: str | Path, *, say: Any = print) -> Path:
     """Train what is not there yet of every model and seed; a killed call goes on with the next one."""
     out = Path(out)
     shown, more = open_impressions(recipe, folder)
-    tables = examples_of(recipe, shown, more)
+    tables = examples_of(recipe, folder, shown, more)
     write_json(out / "recipe.json", {"recipe": recipe.model_dump(mode="json"), "folder": str(Path(folder).resolve())})
     for seed in recipe.seeds:
         for name in recipe.models:
@@ -153,7 +163,7 @@ def evaluate_ctr(run: str | Path, *, part: Literal["valid", "test"] = "test") ->
     run = Path(run)
     recipe, folder = _opened(run)
     shown, more = open_impressions(recipe, folder)
-    tables = examples_of(recipe, shown, more)
+    tables = examples_of(recipe, folder, shown, more)
     p: dict[str, dict[int, np.ndarray]] = {}
     cards: list[dict[str, Any]] = []
     for name in recipe.models:
@@ -219,7 +229,7 @@ def predict_ctr(run: str | Path, model: str, out: str | Path, *, part: Literal["
     if model not in recipe.models:
         raise ConfigError(f"one of: {', '.join(recipe.models)}", repr(model), where=str(run))
     shown, more = open_impressions(recipe, folder)
-    parts = make_examples(shown, features=recipe.dial(model), min_count=recipe.min_count, **more)
+    parts = examples_of(recipe, folder, shown, more, [model])[recipe.dial(model)]
     rows, folders = parts[part], sorted((run / "models").glob(f"{model}-*"))
     models = [load_click_model(path) for path in folders]
     if not models:
