@@ -1,0 +1,244 @@
+"""The rows of the FAR-Trans benchmark: what is reached without any graph. Each gives a score per customer and asset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from habitus.apps.advisor.market import Market, Trades, View
+from habitus.core.errors import require
+from habitus.core.seeds import derive, uniforms
+from habitus.data.sources.far_trans_world import Law
+
+PRICE_MODELS = ("linear", "forest", "LightGBM")
+LEARNT = ("MF-BPR", "LightGCN")
+
+
+@dataclass
+class Baselines:
+    """All baselines of a market. `truth` adds the oracle of a generated one: law, its ISINs, its customers."""
+
+    market: Market
+    truth: tuple[Law, np.ndarray, np.ndarray] | None = None
+    seed: int = 0
+    has_learnt: bool = True
+
+    def scores(self, view: View, trades: Trades) -> dict[str, np.ndarray]:
+        """Give float [B, A] per baseline; higher is better, for every asset, open or not."""
+        shape = (len(trades.customers), view.n_assets)
+        has = view.bought[trades.customers]
+
+        def same(values: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(np.nan_to_num(values, nan=-1e9), shape)
+
+        made: dict[str, np.ndarray] = {
+            "random": uniforms(self.seed, (trades.customers[:, None] * 10_007 + np.arange(shape[1])).astype(np.uint64),
+                               stream=view.day),
+            "popularity": same(view.buys[10**6]),
+            "popularity 180": same(view.buys[180]),
+            "holdings, popularity": latest_holdings(view, trades),
+            "momentum 126": same(view.facts["return126"]),
+        }  # fmt: skip
+        made |= {f"prices, {name}": same(values) for name, values in price_models(view, self.seed).items()}
+        made["item kNN"] = np.asarray((has @ cosine(view.bought)).todense())
+        made["association rules"] = np.asarray((has @ confidence(view.bought)).todense())
+        made["user kNN"] = user_knn(view.bought, has)
+        if self.has_learnt:
+            made["MF-BPR"] = mf_bpr(view.bought, trades.customers, self.seed)
+            made["LightGCN"] = light_gcn(view.bought, trades.customers, self.seed)
+        if self.truth is not None:
+            made["oracle P(buy)"] = self.oracle(view, trades)
+        return made
+
+    def oracle(self, view: View, trades: Trades) -> np.ndarray:
+        """Give the true probability of each asset at a next buy on the day."""
+        assert self.truth is not None
+        law, isin, ids = self.truth
+        place = np.searchsorted(view.market.source.isins, isin)
+        who = np.searchsorted(ids, view.market.source.customer_ids[trades.customers])
+        units = trades.matrix(np.where(trades.is_buy, trades.units, -trades.units), view.n_assets)
+        momentum = np.nan_to_num(np.log1p(view.back(63)))[None, place]
+        parts = law.buy_probability(who, units[:, place] > 1e-4, view.is_open[None, place], momentum)
+        p = np.zeros(units.shape)
+        p[:, place] = sum(parts)
+        return p
+
+
+def latest_holdings(view: View, trades: Trades) -> np.ndarray:
+    """Holdings, the latest bought first, then what is popular."""
+    units = trades.matrix(np.where(trades.is_buy, trades.units, -trades.units), view.n_assets)
+    last = np.full(units.shape, 10**6, np.float64)
+    np.minimum.at(last, (trades.row[trades.is_buy], trades.asset[trades.is_buy]), trades.age[trades.is_buy])
+    crowd = view.buys[180] / (view.buys[180].max() + 1)
+    return np.where((units > 1e-4) & (last < 10**6), 1e4 - last, crowd)
+
+
+def cosine(bought: sp.csr_matrix) -> sp.csr_matrix:
+    """Item cosine, own column 0."""
+    counts = (bought.T @ bought).tocsr()
+    size = np.sqrt(np.maximum(counts.diagonal(), 1))
+    counts.setdiag(0)
+    return (sp.diags(1 / size) @ counts @ sp.diags(1 / size)).tocsr()
+
+
+def confidence(bought: sp.csr_matrix) -> sp.csr_matrix:
+    """P(also bought | bought), summed over what one has."""
+    counts = (bought.T @ bought).tocsr()
+    size = np.maximum(counts.diagonal(), 1)
+    counts.setdiag(0)
+    return (sp.diags(1 / size) @ counts).tocsr()
+
+
+def user_knn(bought: sp.csr_matrix, has: sp.csr_matrix, k: int = 16, block: int = 500) -> np.ndarray:
+    """What the 16 nearest customers by cosine bought, weighted; a customer is not its own neighbour."""
+    size = np.sqrt(np.maximum(np.asarray(bought.sum(axis=1)).ravel(), 1))
+    unit = (sp.diags(1 / size) @ bought).tocsr()
+    made = np.zeros(has.shape, np.float32)
+    for start in range(0, has.shape[0], block):
+        some = has[start : start + block]
+        near = np.asarray((some @ unit.T).todense())
+        own = np.sqrt(np.maximum(np.asarray(some.sum(axis=1)).ravel(), 1))
+        near /= own[:, None]
+        near[near > 1 - 1e-6] = 0  # themselves, and those who hold exactly the same: nothing new from them
+        n_near = min(k, near.shape[1] - 1)
+        top = np.argpartition(-near, n_near, axis=1)[:, :n_near]
+        weight = np.take_along_axis(near, top, 1)
+        pick = sp.csr_matrix((weight.ravel(), top.ravel(), np.arange(0, top.size + 1, top.shape[1])),
+                             shape=(len(near), bought.shape[0]))  # fmt: skip
+        made[start : start + len(near)] = np.asarray((pick @ bought).todense())
+    return made
+
+
+def price_models(view: View, seed: int, ahead: int = 126, every: int = 21) -> dict[str, np.ndarray]:
+    """Predict the return over the next 126 price days from indicators; rows end 180 days before the day.
+
+    Gives [A] per model: linear regression, a random forest, LightGBM.
+    """
+    import lightgbm as lgb
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.linear_model import Ridge
+
+    market = view.market
+    ends = [t for t in range(view.t - ahead, 126, -every) if market.source.days[t] <= view.day - 180][:20]
+    past = [(market.view(int(market.source.days[t])), t) for t in ends]
+    x = [indicators(each) for each, _ in past]
+    y = [view.market.view(int(market.source.days[t + ahead])).price / each.price - 1 for each, t in past]
+    keep = [each.is_open & np.isfinite(later) for (each, _), later in zip(past, y, strict=True)]
+    now = np.nan_to_num(indicators(view))
+    if not keep or sum(int(k.sum()) for k in keep) < 50:
+        return {name: np.zeros(len(now)) for name in PRICE_MODELS}
+    rows = np.nan_to_num(np.concatenate([a[k] for a, k in zip(x, keep, strict=True)]))
+    goal = np.clip(np.concatenate([b[k] for b, k in zip(y, keep, strict=True)]), -0.9, 3)
+    mean, sd = rows.mean(0), rows.std(0) + 1e-9
+    linear = Ridge(1.0).fit((rows - mean) / sd, goal)
+    forest = RandomForestRegressor(60, min_samples_leaf=20, max_features=0.5, random_state=seed, n_jobs=1)
+    options = {"objective": "regression", "num_leaves": 15, "learning_rate": 0.05, "verbosity": -1, "num_threads": 1,
+               "seed": seed, "deterministic": True, "force_row_wise": True}  # fmt: skip
+    trees = lgb.train(options, lgb.Dataset(rows, goal), 100)
+    found = (linear.predict((now - mean) / sd), forest.fit(rows, goal).predict(now), trees.predict(now, num_threads=1))
+    return dict(zip(PRICE_MODELS, (np.asarray(each, float) for each in found), strict=True))
+
+
+def indicators(view: View) -> np.ndarray:
+    """Give the technical indicators of the benchmark: float [A, F]."""
+    window = view.window
+    columns: list[np.ndarray] = []
+    for span in (21, 63, 126):
+        part = window[-span:]
+        columns += [view.facts[f"return{span}"], view.facts[f"volatility{span}"]]
+        columns += [window[-1] / edge for edge in (part.mean(0), part.min(0), part.max(0))]
+        columns.append((window[-1] - window[-span]) / part.std(0).clip(1e-9))
+    columns += [view.facts["macd"], view.facts["rsi14"] / 100, window[-1] / window[-22:].mean(0) - 1]
+    return np.stack(columns, axis=1)
+
+
+def mf_bpr(bought: sp.csr_matrix, customers: np.ndarray, seed: int, factors: int = 128) -> np.ndarray:
+    """Matrix factorisation by BPR, of the library implicit (extra [recsys])."""
+    bpr: Any = require("implicit.bpr", "recsys")
+    model = bpr.BayesianPersonalizedRanking(
+        factors=factors, iterations=60, regularization=0.02, learning_rate=0.03,
+        random_state=derive(seed, "bpr") % 2**31, num_threads=1, use_gpu=False,
+    )  # fmt: skip
+    model.fit(bought, show_progress=False)
+    return np.asarray(model.user_factors[customers] @ model.item_factors.T)
+
+
+def light_gcn(
+    bought: sp.csr_matrix, customers: np.ndarray, seed: int, *, width: int = 64, layers: int = 3, steps: int = 80
+) -> np.ndarray:
+    """LightGCN (He et al. 2020, arXiv 2002.02126): BPR on embeddings averaged over the graph, whole graph a step."""
+    import torch
+
+    draw = torch.Generator().manual_seed(derive(seed, "lightgcn") % 2**31)
+    n_users, n_items = bought.shape
+    pairs = bought.tocoo()
+    user, item = torch.from_numpy(pairs.row.astype(np.int64)), torch.from_numpy(pairs.col.astype(np.int64))
+    degree = [torch.from_numpy(np.maximum(np.asarray(bought.sum(axis=axis)).ravel(), 1)).float() for axis in (1, 0)]
+    weight = 1 / torch.sqrt(degree[0][user] * degree[1][item])
+    at = torch.stack([torch.cat([user, item + n_users]), torch.cat([item + n_users, user])])
+    n = n_users + n_items
+    graph = torch.sparse_coo_tensor(at, torch.cat([weight, weight]), (n, n), check_invariants=False).coalesce()
+    table = torch.nn.Parameter(torch.randn(n, width, generator=draw) * 0.1)
+    optimiser = torch.optim.Adam([table], lr=0.01)
+
+    def spread() -> torch.Tensor:
+        kept = [table]
+        for _ in range(layers):
+            kept.append(torch.sparse.mm(graph, kept[-1]))
+        return torch.stack(kept).mean(0)
+
+    for _ in range(steps):
+        z = spread()
+        some = torch.randint(len(user), (min(len(user), 20_000),), generator=draw)
+        other = torch.randint(n_items, (len(some),), generator=draw)
+        u, good, bad = z[user[some]], z[n_users + item[some]], z[n_users + other]
+        loss = -torch.nn.functional.logsigmoid((u * (good - bad)).sum(1)).mean() + 1e-4 * (table**2).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        z = spread()
+        return (z[torch.from_numpy(customers)] @ z[n_users:].T).numpy()
+
+
+HYBRID_INPUTS = ("popularity", "popularity 180", "item kNN", "user kNN", "association rules", "momentum 126",
+                 "prices, LightGBM", "MF-BPR", "LightGCN")  # fmt: skip
+
+
+def fit_hybrid(
+    rows: list[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]], seed: int
+) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """Fit LambdaMART over the scores of other baselines; `rows` are scores, labels [B, A] and open [A] of earlier days.
+
+    Learns on customers with a label, and on the 100 assets that are most popular, with all labels.
+    """
+    import lightgbm as lgb
+
+    x, y, sizes = [], [], []
+    for scores, label, is_open in rows:
+        some = np.flatnonzero((label & is_open).any(1))[:400]
+        top = np.argsort(-scores["popularity"][0] * is_open)[:100]
+        keep = (label[some] | np.isin(np.arange(label.shape[1]), top)) & is_open
+        x.append(_hybrid_rows(scores, some)[keep])
+        y.append(label[some][keep].astype(np.int8))
+        sizes.append(keep.sum(1))
+    options = {"objective": "lambdarank", "learning_rate": 0.05, "num_leaves": 15, "verbosity": -1, "num_threads": 1,
+               "seed": seed, "deterministic": True, "force_row_wise": True}  # fmt: skip
+    data = lgb.Dataset(np.concatenate(x), np.concatenate(y), group=np.concatenate(sizes))
+    model = lgb.train(options, data, 100)
+
+    def score(scores: dict[str, np.ndarray]) -> np.ndarray:
+        rows = _hybrid_rows(scores, np.arange(len(scores["popularity"])))
+        found = [np.asarray(model.predict(block.reshape(-1, block.shape[-1]), num_threads=1)) for block in
+                 np.array_split(rows, max(len(rows) // 1000, 1))]  # fmt: skip
+        return np.concatenate(found).reshape(rows.shape[:2])
+
+    return score
+
+
+def _hybrid_rows(scores: dict[str, np.ndarray], some: np.ndarray) -> np.ndarray:
+    return np.stack([scores[name][some].astype(np.float32) for name in HYBRID_INPUTS if name in scores], axis=-1)
