@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from habitus.cli.options import (
+    Address,
     Audiences,
     CalendarFile,
+    Engine,
     EventItems,
     Folder,
     Items,
@@ -18,6 +20,11 @@ from habitus.cli.options import (
     Query,
     Sources,
     Table,
+    WorkerCpus,
+    WorkerGpus,
+    WorkerMemory,
+    Workers,
+    engine_of,
 )
 
 
@@ -36,6 +43,12 @@ def append(
     query: Query = None,
     table: Table = None,
     memory_limit: MemoryLimit = "4GB",
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = None,
+    worker_gpus: WorkerGpus = None,
+    worker_memory: WorkerMemory = None,
 ) -> None:
     """Add later days to a store.
 
@@ -56,5 +69,6 @@ def append(
         query=query,
         table=table,
         memory_limit=memory_limit,
+        engine=engine_of(engine, address, workers, worker_cpus, worker_gpus, worker_memory),
     )
     typer.echo(task.summary(opened))

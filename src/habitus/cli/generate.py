@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from habitus.cli.options import Cutoff, Histories, RunFolder, StorePath
+from habitus.cli.options import (
+    Address,
+    Cutoff,
+    Engine,
+    Histories,
+    RunFolder,
+    StorePath,
+    WorkerCpus,
+    WorkerGpus,
+    WorkerMemory,
+    Workers,
+    engine_of,
+)
 
 
 def generate(
@@ -30,6 +42,12 @@ def generate(
     constraints: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What may happen (TOML): hours, budgets, items on sale.")
     ] = None,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = None,
+    worker_gpus: WorkerGpus = None,
+    worker_memory: WorkerMemory = None,
 ) -> None:
     """Generate the days to come for every user.
 
@@ -51,6 +69,7 @@ def generate(
         top_p=_per_field(top_p, "--top-p"),
         max_events=max_events,
         constraints=constraints,
+        engine=engine_of(engine, address, workers, worker_cpus, worker_gpus, worker_memory),
     )
     typer.echo(
         f"wrote {out}: {facts['n_events']:,} events of {facts['n_users']:,} users x {facts['n_samples']} samples x "

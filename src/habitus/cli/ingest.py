@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from habitus.cli.options import (
+    Address,
     Audiences,
     CalendarFile,
+    Engine,
     EventItems,
     Folder,
     Items,
@@ -18,6 +20,11 @@ from habitus.cli.options import (
     Query,
     Sources,
     Table,
+    WorkerCpus,
+    WorkerGpus,
+    WorkerMemory,
+    Workers,
+    engine_of,
 )
 
 
@@ -44,6 +51,12 @@ def ingest(
     ] = None,
     memory_limit: MemoryLimit = "4GB",
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of an existing store when done.")] = False,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = None,
+    worker_gpus: WorkerGpus = None,
+    worker_memory: WorkerMemory = None,
 ) -> None:
     """Turn a raw log into a store.
 
@@ -75,5 +88,6 @@ def ingest(
         max_rejected=max_rejected,
         memory_limit=memory_limit,
         replace=replace,
+        engine=engine_of(engine, address, workers, worker_cpus, worker_gpus, worker_memory),
     )
     typer.echo(task.summary(store))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from habitus.core.engine import EngineConfig
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `habitus train` made it.")]
 StorePath = Annotated[
@@ -44,3 +49,39 @@ Histories = Annotated[
         metavar="FILE", help="Events of users that no store knows (Parquet or CSV: user, time, type, item, ...)."
     ),
 ]
+Engine = Annotated[
+    Literal["local", "ray"], typer.Option(metavar="NAME", help="Who does the work: local, or workers on ray.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Of the Ray cluster; auto: this machine's [default: one is started here]."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Jobs done at a time [default: as many as there is room for].")
+]
+WorkerCpus = Annotated[float | None, typer.Option(metavar="N", help="Cores of each worker [default: 1].")]
+WorkerGpus = Annotated[float | None, typer.Option(metavar="N", help="GPUs of each worker [default: 0].")]
+WorkerMemory = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory that a node must have per worker.")]
+
+
+def engine_of(
+    engine: str,
+    address: str | None,
+    workers: int | None,
+    worker_cpus: float | None,
+    worker_gpus: float | None,
+    worker_memory: str | None,
+) -> EngineConfig:
+    """Put the options of an engine together. Errors: `ConfigError` for those of Ray beside local."""
+    from habitus.core.engine import EngineConfig
+
+    given = {"address": address, "workers": workers, "cpus": worker_cpus, "gpus": worker_gpus, "memory": worker_memory}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return EngineConfig.parse({"engine": engine} | chosen, where="--engine")
+
+
+def written(out: Path, table: pl.DataFrame, what: str) -> str:
+    """Say what lies at `out`: rows of a file, or those of all files of a folder."""
+    if out.suffix:
+        return f"wrote {out}: {table.height:,} {what} of {', '.join(table.columns)}"
+    return f"wrote {out}: {table['n_rows'].sum():,} {what} of {table['n_users'].sum():,} users in {table.height} shards"

@@ -7,17 +7,39 @@ from typing import Annotated
 
 import typer
 
-from habitus.cli.options import Cutoff, Histories, RunFolder, StorePath
+from habitus.cli.options import (
+    Address,
+    Cutoff,
+    Engine,
+    Histories,
+    RunFolder,
+    StorePath,
+    WorkerCpus,
+    WorkerGpus,
+    WorkerMemory,
+    Workers,
+    engine_of,
+    written,
+)
 
 
 def predict(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the predictions go (Parquet or CSV).")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Where the predictions go (Parquet or CSV; without an ending, a folder)."),
+    ],
     cutoff: Cutoff = None,
     store: StorePath = None,
     histories: Histories = None,
     top: Annotated[int, typer.Option(metavar="K", help="Of events: how many values per user.")] = 10,
     new: Annotated[bool, typer.Option("--new", help="Of events: leave out what the user had before.")] = False,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = None,
+    worker_gpus: WorkerGpus = None,
+    worker_memory: WorkerMemory = None,
 ) -> None:
     """Predict every target for every user, or what comes next.
 
@@ -26,5 +48,6 @@ def predict(
     """
     from habitus.tasks.predict import predict as task
 
-    table = task(run, cutoff=cutoff, store=store, out=out, histories=histories, top=top, is_new=new)
-    typer.echo(f"wrote {out}: {table.height:,} rows of {', '.join(table.columns)}")
+    by = engine_of(engine, address, workers, worker_cpus, worker_gpus, worker_memory)
+    table = task(run, cutoff=cutoff, store=store, out=out, histories=histories, top=top, is_new=new, engine=by)
+    typer.echo(written(out, table, "rows"))

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from habitus.cli.options import StorePath
+from habitus.cli.options import (
+    Address,
+    Engine,
+    StorePath,
+    WorkerCpus,
+    WorkerGpus,
+    WorkerMemory,
+    Workers,
+    engine_of,
+)
 
 
 def train(
@@ -17,6 +26,12 @@ def train(
     seeds: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="Train these seeds instead of the recipe's.")
     ] = None,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = None,
+    worker_gpus: WorkerGpus = None,
+    worker_memory: WorkerMemory = None,
 ) -> None:
     """Train a recipe, or resume.
 
@@ -29,7 +44,8 @@ def train(
         chosen = None if seeds is None else tuple(int(part) for part in seeds.split(","))
     except ValueError:
         raise ConfigError("whole numbers with commas between, such as 0,1,2", repr(seeds), where="--seeds") from None
-    trained = run(recipe, out=out, store=store, seeds=chosen)
+    chosen_engine = engine_of(engine, address, workers, worker_cpus, worker_gpus, worker_memory)
+    trained = run(recipe, out=out, store=store, seeds=chosen, engine=chosen_engine)
     is_of_lives = trained.recipe.__class__.__name__ == "LurmRecipe"  # judged by probes of its vectors
     verb = f"embed {trained.path} --out z.parquet" if is_of_lives else f"evaluate {trained.path}"
     typer.echo(f"trained {trained.path}; next\n  habitus {verb}")

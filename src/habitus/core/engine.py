@@ -74,8 +74,9 @@ def do_jobs(
 ) -> Iterator[tuple[int, Any]]:
     """Do `task(*job)` for every job; give (number of the job, answer), on Ray in the order in which they end.
 
-    `task` is a function of a module, and may be done more than once: on Ray, a job whose worker or node dies is handed
-    out again, up to `ray_engine.ATTEMPTS` times. What a task leaves on disk therefore appears by a rename.
+    `task` is a function of a module, or a `partial` of one with what all jobs have in common. It may be done more than
+    once: on Ray, a job whose worker or node dies is handed out again, up to `ray_engine.ATTEMPTS` times. What a task
+    leaves on disk therefore appears by a rename.
     Errors: those of `task`; `EngineError` when there is no cluster, or workers keep dying.
 
     >>> sorted(do_jobs(LOCAL, max, [(1, 2), (5, 3)]))

@@ -30,12 +30,12 @@ def do_ray_jobs(
     ray = connect(engine)
     worker = ray.remote(_checked).options(**resources(engine), max_retries=0, scheduling_strategy="SPREAD")
     waiting, running = deque((number, 1) for number in range(len(jobs))), {}
-    most, facts = room(engine), versions()
+    most, facts, shared = room(engine), versions(), ray.put(task)  # sent to a node once, whatever it carries
     try:
         while waiting or running:
             while waiting and len(running) < most:
                 number, attempt = waiting.popleft()
-                running[worker.remote(facts, task, jobs[number])] = number, attempt
+                running[worker.remote(facts, shared, jobs[number])] = number, attempt
             done, _ = ray.wait(list(running), num_returns=1)
             number, attempt = running.pop(done[0])
             try:

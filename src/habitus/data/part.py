@@ -34,6 +34,10 @@ class Part(Store):
         """Where tables made from this part lie."""
         return self.scratch
 
+    def file(self, name: str) -> Path:
+        """Give the path of a file that the manifest names, as the whole store finds it."""
+        return super().file(name) if self.whole is None else self.whole.file(name)
+
     @cached_property
     def _counts(self) -> np.ndarray:
         return self._read(self.manifest["tables"]["users"]["file"], ["n_events"])["n_events"].to_numpy()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from habitus.core.errors import StoreError, nearest
+from habitus.core.remote import address_of
 from habitus.data.schema import Schema
 from habitus.data.shards import map_shard, map_text, sha256
 
@@ -77,7 +78,11 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
-        """Open a store. An append replaces files, so open it again after one."""
+        """Open a store, here or by its address ("s3://..."). An append replaces files, so open it again after one."""
+        if (address := address_of(path)) is not None:
+            from habitus.data.remote_store import open_remote
+
+            return open_remote(address)
         path = Path(path)
         manifest = read_manifest(path)
         return cls(path, manifest, Schema.parse(manifest["schema"], where=str(path / MANIFEST)))
@@ -177,8 +182,8 @@ class Store:
         tables = self.manifest["tables"]
         if "calendar" not in tables:
             return Calendar.empty()
-        files = [self.path / tables[n]["file"] if n in tables else None for n in ("audiences", "event_items")]
-        return read_calendar(self.path / tables["calendar"]["file"], *files)
+        files = [self.file(tables[n]["file"]) if n in tables else None for n in ("audiences", "event_items")]
+        return read_calendar(self.file(tables["calendar"]["file"]), *files)
 
     @cached_property
     def _counts(self) -> np.ndarray:
@@ -198,6 +203,11 @@ class Store:
         return shard_of(self.schema, columns, first, offsets, text)
 
     @property
+    def address(self) -> str:
+        """What `open` takes to open this store again, from any folder."""
+        return str(self.path.resolve())
+
+    @property
     def derived(self) -> Path:
         """Where tables made from the log lie; they can be made again at any time."""
         return self.path / "derived"
@@ -209,7 +219,7 @@ class Store:
     def check(self) -> None:
         """Compare the hash of every file with the manifest. Errors: `StoreError`, naming the first that differs."""
         for entry in files_of(self.manifest):
-            file = self.path / entry["file"]
+            file = self.file(entry["file"])
             if not file.is_file() or sha256(file) != entry["sha256"]:
                 raise StoreError(
                     f"a file with sha256 {entry['sha256'][:12]}...", "another content, or none", where=str(file),

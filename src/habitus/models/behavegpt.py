@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -242,6 +242,7 @@ class BehaveGPT(nn.Module):
 
     Config = BehaveGPTConfig
     Shape = EventShape
+    CALLED_BY: ClassVar = {"blocks": ("keys_values", "finish")}  # instead of forward; see `training.distributed.shard`
 
     def __init__(self, config: BehaveGPTConfig, shape: EventShape, seed: int = 0) -> None:
         super().__init__()

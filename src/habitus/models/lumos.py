@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -374,6 +374,7 @@ class Lumos(nn.Module):
 
     Config = LumosConfig
     Shape = LumosShape
+    CALLED_BY: ClassVar = {"decoder": ()}  # lists of blocks called in pieces; see `training.distributed.shard`
 
     def __init__(self, config: LumosConfig, shape: LumosShape, seed: int = 0) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ class Question:
 
     answer: Callable[..., pl.DataFrame | None]
     run: Path
-    store: Path
+    store: str
     fingerprint: str
     day: int | None
     arguments: Mapping[str, Any]
@@ -82,13 +82,13 @@ def answer_by_shard(
     parts = out.with_name(f"{out.name}.parts")
     _begin(parts, {"facts": dict(facts), "day": day, "arguments": dict(arguments), "n_shards": run.store.n_shards})
     question = Question(
-        answer, run.path.absolute(), run.store.path.absolute(), run.store.fingerprint, day, arguments, parts.absolute()
+        answer, run.path.absolute(), run.store.address, run.store.fingerprint, day, arguments, parts.absolute()
     )
     left = [i for i in range(run.store.n_shards) if not _is_done(parts, i)]
     with bar("shards", len(left)) as advance:
         for _ in do_jobs(engine, answer_shard, [(question, i) for i in left]):
             advance(1)
-    check_same(Store.open(run.store.path), run.store.fingerprint)
+    check_same(Store.open(run.store.address), run.store.fingerprint)
     done = [json.loads((parts / f"{i:05d}.json").read_text("utf-8")) for i in range(run.store.n_shards)]
     if not any(part["n_rows"] for part in done):
         shutil.rmtree(parts)
@@ -175,7 +175,7 @@ def needs_out(out: str | Path | None) -> Path:
 
 
 @lru_cache(maxsize=2)
-def _opened(run: Path, store: Path) -> tuple[Run[Any], Artifact]:
+def _opened(run: Path, store: str) -> tuple[Run[Any], Artifact]:
     """Open a run and load its model once per worker."""
     opened = open_run(run, store)
     return opened, load_artifact(opened.artifact_path)

@@ -15,6 +15,7 @@ from habitus.core.atomic import write_json
 from habitus.core.engine import EngineConfig, as_engine
 from habitus.core.errors import ConfigError, nearest
 from habitus.core.progress import track
+from habitus.core.remote import address_of, staged
 from habitus.data.calendar import to_date
 from habitus.data.cutoffs import Samples, samples_on
 from habitus.models.artifact import Artifact, load_artifact
@@ -53,6 +54,10 @@ def embed(
     if pooling not in get_args(Pooling):
         meant = nearest(pooling, get_args(Pooling))
         raise ConfigError("one of " + ", ".join(get_args(Pooling)), repr(pooling), fix=f"did you mean {meant!r}?")
+    asked: dict[str, Any] = {"pooling": pooling, "histories": histories, "per_event": per_event, "engine": engine}
+    if address_of(out) is not None:
+        with staged(out) as here:
+            return embed(run, cutoff=cutoff, store=store, out=here, **asked)
     run, workers = open_run(run, store), as_engine(engine)
     if not workers.is_local or is_folder(out):
         return _by_shard(run, cutoff, pooling, histories, per_event, out, workers)

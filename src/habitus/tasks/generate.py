@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 
 from habitus.core.atomic import new_file, remove_partial, write_json
 from habitus.core.config import read_toml
+from habitus.core.engine import LOCAL, EngineConfig, as_engine, do_jobs
 from habitus.core.errors import ConfigError, CutoffError, DiskError
 from habitus.core.progress import bar
 from habitus.core.seeds import text_keys
@@ -33,6 +35,7 @@ from habitus.tasks.rollout import DrawConfig, Rolled, Start, Zone, chunks, roll_
 from habitus.tasks.run import Run, open_run
 from habitus.tokens.amounts import AmountBins
 from habitus.tokens.event_loader import assemble_events, last_states
+from habitus.tokens.event_table import event_table
 from habitus.tokens.events import FIRST_BIN, ZERO, EventSpec
 from habitus.tokens.gaps import GapBins
 
@@ -145,6 +148,7 @@ def generate(
     top_p: Mapping[str, float] | None = None,
     max_events: int = 1000,
     constraints: str | Path | ConstraintConfig | None = None,
+    engine: EngineConfig | str | None = None,
 ) -> dict[str, Any]:
     """Draw the next `days` days of every user, event by event, and write them to `out` (Parquet).
 
@@ -168,13 +172,15 @@ def generate(
         Per field; by default as learnt.
     constraints
         A TOML file or a `ConstraintConfig`: what may happen.
+    engine
+        Who draws: this process, or workers on Ray, some users each. The futures are the same.
 
     Gives the figures of the manifest. Killed, the same call goes on. It does not change the model or the store.
     Errors: `ConfigError` for a model without a chain, unknown users or fields, or histories with `users` or
     `constraints`, which speak of the log's own users; `CutoffError`; `ConstraintError`; `DiskError` when `out` exists,
     or another generation was begun there.
     """
-    run, out = open_run(run, store), Path(out)
+    run, out, workers = open_run(run, store), Path(out), as_engine(engine)
     artifact = load_artifact(run.artifact_path)
     model, spec = artifact.members[0], EventSpec.from_json(artifact.spec)
     if not isinstance(model, BehaveGPT) or not model.links:
@@ -195,7 +201,9 @@ def generate(
     plan |= {"draws": draws.model_dump(mode="json")}
     plan |= {"constraints": rules.config.model_dump(mode="json") if rules else None}
     plan |= {} if asked is None else {"histories": _digest(asked)}
-    return write_futures(futures, out, plan)
+    if not workers.is_local and asked is None:
+        event_table(run.store, spec)  # once, before the workers look for it
+    return write_futures(futures, out, plan, workers)
 
 
 def ask_new(run: Run, histories: Any, day: int, *, artifact: Artifact | None = None) -> Asked:
@@ -208,18 +216,19 @@ def ask_new(run: Run, histories: Any, day: int, *, artifact: Artifact | None = N
     return asked
 
 
-def write_futures(futures: Futures, out: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+def write_futures(futures: Futures, out: Path, plan: Mapping[str, Any], engine: EngineConfig = LOCAL) -> dict[str, Any]:
     """Draw chunk by chunk into parts beside `out`, then join them; what a killed call drew is kept."""
     if out.exists():
         raise DiskError("a new path", "it exists already", where=str(out), fix="choose another --out, or remove it")
     folder = out.with_name(f"{out.name}.parts")
     _begin(folder, {k: v for k, v in plan.items() if k != "created"})
     ranges = futures.chunks()
+    left = [number for number in range(len(ranges)) if not (folder / f"{number:05}.json").is_file()]
+    jobs = [(folder.absolute(), number, *ranges[number]) for number in left]
     with bar("generating", len(futures.users)) as advance:
-        for number, (begin, end) in enumerate(ranges):
-            if not (folder / f"{number:05}.json").is_file():
-                _write_part(futures, folder, number, begin, end)
-            advance(end - begin)
+        advance(len(futures.users) - sum(end - begin for _, _, begin, end in jobs))
+        for k, _ in do_jobs(engine, partial(_write_part, futures), jobs):
+            advance(jobs[k][3] - jobs[k][2])
     parts = [json.loads((folder / f"{number:05}.json").read_text("utf-8")) for number in range(len(ranges))]
     _join([folder / f"{number:05}-users.parquet" for number in range(len(ranges))], out.with_suffix(".users.parquet"))
     _join([folder / f"{number:05}.parquet" for number in range(len(ranges))], out)

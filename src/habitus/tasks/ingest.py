@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from habitus.core.errors import ConfigError, SourceError
+from habitus.core.errors import ConfigError, DiskError, SourceError
 from habitus.core.registry import SOURCES, resolve
+from habitus.core.remote import address_of, exists, joined, mirror, shown
+from habitus.data.remote_store import publish
+from habitus.data.store import MANIFEST, Store, files_of
 
 if TYPE_CHECKING:
+    from habitus.core.engine import EngineConfig
     from habitus.data.calendar import Calendar
     from habitus.data.log import EventLog
     from habitus.data.schema import Schema
-    from habitus.data.store import Store
 
 POSTGRES = ("postgresql://", "postgres://")
 DUCKDB = (".duckdb", ".ddb", ".db")
@@ -37,6 +41,7 @@ def ingest(
     max_rejected: float | None = None,
     memory_limit: str | int = "4GB",
     replace: bool = False,
+    engine: EngineConfig | str | None = None,
 ) -> Store:
     """Write a raw log to a new store and open it; rows that cannot be used go to its `rejected` table with a reason.
 
@@ -48,7 +53,7 @@ def ingest(
         `postgresql://` address with `query`; or any table that speaks the Arrow PyCapsule protocol (Polars, pandas,
         Arrow, DuckDB).
     out
-        The folder to make. It appears complete or not at all.
+        The folder to make, here or at an address ("s3://..."). It appears complete or not at all.
     schema
         Which column plays which part: a TOML file or a `Schema`. Known sources bring their own.
     calendar, audiences, event_items
@@ -62,6 +67,8 @@ def ingest(
         What the process may use, such as "1GB"; a larger log spills to disk beside `out`.
     replace
         Take the place of an existing store once the new one is complete.
+    engine
+        Who reads and sorts: this process, or workers on Ray (`memory_limit` is that of each). The bytes are the same.
 
     Errors: `ConfigError` (no schema, unknown source), `SourceError` (absent, empty or broken files), `SchemaError` (a
     missing column), `IngestError` (too many rows rejected, nothing left), `DiskError` (no room; `out` exists).
@@ -80,7 +87,9 @@ def ingest(
     if max_rejected is not None:
         _check_share(max_rejected)
         log = dataclasses.replace(log, schema=log.schema.model_copy(update={"max_rejected": max_rejected}))
-    return write(log, out, memory_limit=memory_limit, replace=replace)
+    if (address := address_of(out)) is not None:
+        return _elsewhere(address, replace, lambda made: write(log, made, memory_limit=memory_limit, engine=engine))
+    return write(log, out, memory_limit=memory_limit, replace=replace, engine=engine)
 
 
 def append(
@@ -97,6 +106,7 @@ def append(
     query: str | None = None,
     table: str | None = None,
     memory_limit: str | int = "4GB",
+    engine: EngineConfig | str | None = None,
 ) -> Store:
     """Add later days to a store: the same store as one ingest of everything; a killed append leaves the old one.
 
@@ -111,13 +121,32 @@ def append(
     2
     """
     from habitus.data.append import append as write
-    from habitus.data.store import Store
     from habitus.tokens.stored_counts import derive_counts
 
-    own = Store.open(store).schema
+    opened = Store.open(store)
+    own = opened.schema
     log = log_of(source, schema=own if schema is None else schema, folder=folder, query=query, table=table)
     whole = _with_tables(log, calendar, (audiences, event_items), profiles, items)
-    return write(store, whole, memory_limit=memory_limit, derive=derive_counts)
+    address = address_of(store)
+    for entry in files_of(opened.manifest) if address else []:
+        opened.file(entry["file"])  # fetched: the copy here is changed, then published
+    made = write(opened.path, whole, memory_limit=memory_limit, derive=derive_counts, engine=engine)
+    return made if address is None else publish(made, address, replaces=opened.fingerprint)
+
+
+def _elsewhere(address: str, replace: bool, write: Callable[[Path], Store]) -> Store:
+    """Make a store here, then publish it. Errors: `DiskError` when there is one already, before anything is read."""
+    there = exists(joined(address, MANIFEST))
+    if there and not replace:
+        raise DiskError("a new address", "it exists already", where=shown(address), fix="choose another, or --replace")
+    replaces = Store.open(address).fingerprint if there else None
+    made = mirror(address).parent / "making.store"
+    shutil.rmtree(made, ignore_errors=True)
+    made.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return publish(write(made), address, replaces=replaces)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def log_of(
@@ -169,7 +198,6 @@ def infer(source: Any, path: str | Path, *, query: str | None = None, table: str
     Errors: `DiskError` when `path` exists; those of `ingest` for the source.
     """
     from habitus.core.atomic import new_file
-    from habitus.core.errors import DiskError
     from habitus.data.infer import propose
 
     path = Path(path)

@@ -12,6 +12,7 @@ import polars as pl
 from habitus.core.atomic import new_file, write_json
 from habitus.core.engine import EngineConfig, as_engine
 from habitus.core.errors import ConfigError, CutoffError
+from habitus.core.remote import address_of, staged
 from habitus.data.calendar import to_date, to_day
 from habitus.data.cutoffs import Samples, samples_on
 from habitus.data.store import Store
@@ -49,7 +50,8 @@ def predict(
     store
         Overrides where the run's store was; it must have the same schema.
     out
-        Parquet or CSV, written atomically, with a manifest beside it: hashes of model, tokens and data, as-of day.
+        Parquet or CSV, here or at an address ("s3://..."), written atomically, with a manifest beside it: hashes of
+        model, tokens and data, as-of day.
         Without an ending it is a folder of one file per shard of the store, which a killed call goes on with.
     histories, top, is_new
         For runs of events: see `predict_events`.
@@ -65,6 +67,10 @@ def predict(
     Errors: `CutoffError` outside the log or with nobody eligible; `FingerprintError` for a store of another schema;
     `EngineError`.
     """
+    asked: dict[str, Any] = {"histories": histories, "top": top, "is_new": is_new, "engine": engine}
+    if address_of(out) is not None:
+        with staged(out) as here:
+            return predict(run, cutoff=cutoff, store=store, out=here, **asked)
     run, workers = open_run(run, store), as_engine(engine)
     if not workers.is_local or is_folder(out):
         return _by_shard(run, cutoff, histories, top, is_new, out, workers)

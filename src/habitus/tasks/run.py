@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import habitus
 from habitus.core.atomic import new_file, write_json
 from habitus.core.errors import ArtifactError, ConfigError, FingerprintError
+from habitus.core.remote import address_of, fetch_folder, mirror
 from habitus.data.store import Store
 from habitus.tasks.event_recipe import EventRecipe, read_recipe
 from habitus.tasks.lurm_recipe import LurmRecipe
@@ -58,18 +59,20 @@ def start_run(recipe_path: str | Path, out: str | Path | None = None, store: str
     path.mkdir(parents=True, exist_ok=True)
     with new_file(path / "recipe.toml") as beside:
         beside.write_text(text, "utf-8")
-    facts = {"name": recipe.name, "store": str(opened.path.resolve()), "store_fingerprint": opened.fingerprint}
+    facts = {"name": recipe.name, "store": opened.address, "store_fingerprint": opened.fingerprint}
     write_json(path / "run.json", facts | provenance())
     return Run(path, recipe, opened)
 
 
 def open_run(path: str | Path | Run, store: str | Path | None = None) -> Run:
-    """Open a run folder, or give back a run that is open; `store` overrides where its log was.
+    """Open a run folder, here or by its address, or give back a run that is open; `store` overrides where its log was.
 
     Errors: `ArtifactError` when the folder is not a run; `StoreError` when the log is not a store.
     """
     if isinstance(path, Run):
         return path if store is None else Run(path.path, path.recipe, Store.open(store))
+    if (address := address_of(path)) is not None:
+        path = fetch_folder(address, mirror(address), without="seed-")
     path = Path(path)
     if not (path / "run.json").is_file():
         raise ArtifactError(

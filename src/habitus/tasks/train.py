@@ -12,8 +12,13 @@ import numpy as np
 import torch
 
 from habitus.core.atomic import write_json
+from habitus.core.engine import EngineConfig, as_engine
+from habitus.core.errors import ConfigError
+from habitus.core.remote import address_of, exists, fetch_folder, joined, mirror, push
 from habitus.data.calendar import to_date
 from habitus.data.cutoffs import Part, Samples, days_of, samples_of
+from habitus.data.part import check_same
+from habitus.data.store import Store
 from habitus.models.artifact import Card, save_artifact
 from habitus.models.heads import fit_head, n_outputs
 from habitus.models.lumos import Lumos, LumosConfig, LumosShape
@@ -24,6 +29,7 @@ from habitus.tasks.recipe import Recipe
 from habitus.tasks.run import Run, start_run, update_metrics
 from habitus.tokens.loader import DayLoader, Inputs, prepare
 from habitus.tokens.spec import InputSpec, fit_spec
+from habitus.training.distributed import barrier, first_then_others, is_first, join, world_size
 from habitus.training.fit import Fitted, fit
 from habitus.training.linear_start import LinearStart, fit_linear
 from habitus.training.objectives.multi_task import MultiTask, balanced
@@ -35,6 +41,7 @@ def train(
     out: str | Path | None = None,
     store: str | Path | None = None,
     seeds: Sequence[int] | None = None,
+    engine: EngineConfig | str | None = None,
 ) -> Run:
     """Train every seed of a recipe and leave RUN/artifact.
 
@@ -48,18 +55,41 @@ def train(
     recipe
         Path of a recipe (TOML).
     out
-        The run folder; default `runs/NAME`. A run of the same recipe found there goes on.
+        The run folder; default `runs/NAME`. A run of the same recipe found there goes on. At an address ("s3://...")
+        it is uploaded when it is done.
     store
         Overrides the recipe's store.
     seeds
         Overrides the recipe's seeds.
+    engine
+        Who trains: this process (one of several, where `torchrun` started it), or workers by Ray Train. Both call this
+        function; `training.batches_per_step` makes the steps the same for any number of them.
 
-    Errors: `ConfigError`, `CutoffError`, `TargetError`, `StoreError`; `TargetError` when a target has no positive.
+    Errors: `ConfigError`, `CutoffError`, `TargetError`, `StoreError`; `TargetError` when a target has no positive;
+    `EngineError`.
     """
-    run = start_run(recipe, out, store)
+    workers = as_engine(engine)
+    if (address := address_of(out)) is not None:
+        here = mirror(address)
+        if is_first() and exists(joined(address, "run.json")):
+            fetch_folder(address, here)  # with its checkpoints, to go on
+        run = train(recipe, out=here, store=store, seeds=seeds, engine=engine)
+        if is_first():
+            push(here, address)
+        return run
+    if not workers.is_local:
+        from habitus.tasks.train_on_ray import train_on_ray
+
+        return train_on_ray(recipe, out=out, store=store, seeds=seeds, engine=workers)
+    join()
+    with first_then_others():
+        run = start_run(recipe, out, store)
     chosen = run.recipe if seeds is None else run.recipe.model_copy(update={"seeds": tuple(seeds)})
     run = Run(run.path, chosen, run.store)
     if isinstance(chosen, LurmRecipe):
+        if world_size() > 1:
+            fix = "train it with one worker: counts are small"
+            raise ConfigError("one process for a recipe of whole lives", str(world_size()), where=str(recipe), fix=fix)
         from habitus.tasks.train_lurm import train_lurm
 
         return train_lurm(run)
@@ -67,13 +97,20 @@ def train(
         from habitus.tasks.train_events import train_events
 
         return train_events(run)
-    plan = _plan(run)
+    with first_then_others():  # tables that are made once are found by the others
+        plan = _plan(run)
     searched = [_search(run, plan, seed) for seed in chosen.seeds]
-    validated = forecast([member for member, _ in searched], plan.heads, plan.valid)
-    calibration = fit_calibration(validated, plan.heads, plan.valid)
+    calibration = _calibrated(plan, [member for member, _ in searched]) if is_first() else {}
     members = [_refitted(run, plan, seed, m, fitted) for seed, (m, fitted) in zip(chosen.seeds, searched)]
-    _save(run, plan, members, calibration, [fitted for _, fitted in searched])
+    check_same(Store.open(run.store.address), run.store.fingerprint)
+    if is_first():
+        _save(run, plan, members, calibration, [fitted for _, fitted in searched])
+    barrier()
     return run
+
+
+def _calibrated(plan: Plan, members: list[Lumos]) -> dict[str, Any]:
+    return fit_calibration(forecast(members, plan.heads, plan.valid), plan.heads, plan.valid)
 
 
 @dataclass(frozen=True)
@@ -189,7 +226,7 @@ def _fit(
     config = recipe.training.model_copy(update={"seed": seed})
     folder = run.path / f"seed-{seed}" / name
     fitted = fit(model, objective, loader, valid, config, folder, stop_after=stop_after)
-    if fitted.throughput:
+    if fitted.throughput and is_first():
         shares = {"padding": 1 - loader.n_tokens / max(loader.n_places, 1)}
         write_json(folder / "throughput.json", fitted.throughput | shares)
     return model.eval(), fitted

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from habitus.core.atomic import write_json
 from habitus.core.config import Config
 from habitus.core.registry import MODELS, resolve
+from habitus.data.part import check_same
+from habitus.data.store import Store
 from habitus.models.artifact import Card, save_artifact
 from habitus.models.spectral import spectral_table
 from habitus.models.transition import Transition, TransitionConfig
@@ -24,6 +26,7 @@ from habitus.tokens.event_loader import EventInputs, EventLoader, prepare_events
 from habitus.tokens.event_split import EventPart
 from habitus.tokens.events import EventSpec, fit_event_spec
 from habitus.tokens.gaps import GapBins
+from habitus.training.distributed import barrier, first_then_others, is_first
 from habitus.training.fit import Fitted, fit
 from habitus.training.objectives import Objective
 from habitus.training.objectives.joint import JointEvents
@@ -42,15 +45,21 @@ def train_events(run: Run[EventRecipe]) -> Run[EventRecipe]:
 
     Errors: `ConfigError`, `CutoffError`, `StoreError`.
     """
-    plan = plan_events(run)
+    with first_then_others():
+        plan = plan_events(run)
     if hasattr(plan.model, "counted"):
-        _save(run, plan, [_counted(plan)], [])
+        if is_first():  # one pass, of one process
+            _save(run, plan, [_counted(plan)], [])
+        barrier()
         return run
     searched = [_fit(run, plan, seed, "search") for seed in run.recipe.seeds]
     members = [model for model, _ in searched]
     if run.recipe.refit:
         members = [_fit(run, plan, s, "refit", f.best_epoch)[0] for s, (_, f) in zip(run.recipe.seeds, searched)]
-    _save(run, plan, members, [fitted for _, fitted in searched])
+    check_same(Store.open(run.store.address), run.store.fingerprint)
+    if is_first():
+        _save(run, plan, members, [fitted for _, fitted in searched])
+    barrier()
     return run
 
 
@@ -130,7 +139,7 @@ def _fit(
     config = recipe.training.model_copy(update={"seed": seed})
     folder = run.path / f"seed-{seed}" / name
     fitted = fit(model, plan.objective(), loader, valid, config, folder, stop_after=stop_after)
-    if fitted.throughput:
+    if fitted.throughput and is_first():
         shares = {"padding": 1 - loader.n_tokens / max(loader.n_places, 1)}
         write_json(folder / "throughput.json", fitted.throughput | shares)
     return model.eval(), fitted

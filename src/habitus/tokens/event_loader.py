@@ -230,6 +230,10 @@ class EventLoader(Place):
     def __iter__(self) -> Iterator[EventBatch]:
         batches = self._batches()
         while self.batch < len(batches):
+            if not self.is_own():
+                self.batch += 1
+                yield None  # pyright: ignore
+                continue
             began = time.perf_counter()
             made = assemble_events(self.inputs, batches[self.batch])
             self.seconds += time.perf_counter() - began

@@ -200,6 +200,10 @@ class DayLoader(Place):
     def __iter__(self) -> Iterator[DayBatch]:
         batches = self._batches()
         while self.batch < len(batches):
+            if not self.is_own():
+                self.batch += 1
+                yield None  # pyright: ignore
+                continue
             began = time.perf_counter()
             made = self._make(batches[self.batch])
             self.seconds += time.perf_counter() - began

@@ -18,9 +18,16 @@ class Place:
     {'epoch': 2, 'batch': 0, 'seed': 3}
     """
 
+    share: tuple[int, int] = (0, 1)  # (rank, number of devices): batches of other devices are counted, not made
+
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.epoch, self.batch = 0, 0
+
+    def is_own(self) -> bool:
+        """Tell whether the next batch is one of this device's."""
+        rank, n_devices = self.share
+        return self.batch % n_devices == rank
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next, from its first batch."""

@@ -27,9 +27,11 @@ from habitus.training.checkpoints import (
     Place,
     StepLog,
     read_checkpoint,
+    read_whole,
     save_weights,
     write_checkpoint,
 )
+from habitus.training.distributed import by_number, is_sharded, shard, whole_weights
 from habitus.training.objectives import Loss, Objective, ratios, score
 from habitus.training.rows import RowAdamW, clip_norm
 from habitus.training.throughput import Meter
@@ -46,33 +48,47 @@ class Fed:
     after: dict[str, Any]  # the loader's state once this batch is used
     n_positions: int
     waited: float  # seconds until the loader gave it
+    is_extra: bool = False  # seen already: devices that shard a model must all call it equally often
 
 
 class Feed:
     """A loader as Lightning sees it: goes on at the place of the run, counts and clocks every batch.
 
     Lightning looks one batch ahead, so the loader's own state runs ahead of the step; each batch therefore carries the
-    state that follows it. With n devices, each takes every n-th batch; in training, what is left over is dropped.
+    state that follows it. With n devices, each takes every n-th batch, and a loader with `share` makes no others. In
+    training, a step takes `per_step` batches over all devices; what is left over at the end of an epoch is dropped.
     """
 
-    def __init__(self, loader: Loader, place: Place | None = None) -> None:
-        self.loader, self.place = loader, place
+    def __init__(self, loader: Loader, place: Place | None = None, per_step: int = 1) -> None:
+        self.loader, self.place, self.per_step = loader, place, per_step
 
     def __iter__(self) -> Iterator[Fed]:
+        rank, n_devices = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
+        n_rounds = None
         if self.place is not None:
             self.loader.set_epoch(self.place.epoch)
             if self.place.loader is not None:
                 self.loader.load_state_dict(self.place.loader)
-        rank, n_devices = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
-        mine, began = None, time.perf_counter()
-        for n, batch in enumerate(self.loader):
-            mine = batch if n % n_devices == rank else mine
+            n_rounds = (len(self.loader) // self.per_step - self.place.batch) * self.per_step // n_devices
+            if hasattr(self.loader, "share"):
+                self.loader.share = rank, n_devices  # pyright: ignore
+        yield from self._rounds(rank, n_devices, n_rounds)
+
+    def _rounds(self, rank: int, n_devices: int, n_rounds: int | None) -> Iterator[Fed]:
+        """Give this device's batch of every round of n batches; in reading, of the last round too, however short."""
+        mine, is_new, began, n_done = None, False, time.perf_counter(), 0
+        n = -1
+        for n, batch in enumerate(self.loader if n_rounds != 0 else ()):
+            if n % n_devices == rank or mine is None:
+                mine, is_new = batch, n % n_devices == rank
             if n % n_devices == n_devices - 1:
                 waited = time.perf_counter() - began
                 yield Fed(mine, self.loader.state_dict(), int((~mine.is_padding).sum()), waited)  # pyright: ignore
-                mine, began = None, time.perf_counter()
-        if mine is not None and self.place is None:
-            yield Fed(mine, {}, 0, 0.0)
+                is_new, began, n_done = False, time.perf_counter(), n_done + 1
+                if n_done == n_rounds:
+                    return
+        if n_rounds is None and (n + 1) % n_devices:
+            yield Fed(mine, {}, 0, 0.0, is_extra=not is_new)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -82,7 +98,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_checkpoint(Path(path), checkpoint)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = True) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
+        return read_whole(Path(path)) if Path(path).is_dir() else read_checkpoint(Path(path))
 
 
 class Adapter(pl.LightningModule):
@@ -118,12 +134,22 @@ class Adapter(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.pop("loops", None)
-        sums = [s.tolist() for s in self._sums] if self._sums is not None else []
+        sums = [s.tolist() for s in (self._summed(self._sums) if self._sums else ()) if s is not None]
         checkpoint["place"] = replace(self.place, sums=dict(zip(("sums", "counts", "base"), sums))).to_state()
         checkpoint["average"] = self.average.state_dict()
 
+    def configure_model(self) -> None:
+        """Cut the weights over the devices where the strategy says so; each is called once, in place."""
+        if is_sharded(self.trainer.strategy):
+            shard(self)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._average_state = checkpoint["average"]
+        if not is_sharded(self.trainer.strategy) and isinstance(checkpoint.get("optimizer_states"), list):
+            known = {id(weight): name for name, weight in self.named_parameters()}
+            groups = parameter_groups(self, self.config.weight_decay)
+            names = [known[id(weight)] for group in groups for weight in group["params"]]
+            checkpoint["optimizer_states"] = [by_number(state, names) for state in checkpoint["optimizer_states"]]
 
     def on_train_start(self) -> None:
         names = [f"loss {name}" for name in self.objective.names]
@@ -132,8 +158,9 @@ class Adapter(pl.LightningModule):
             self._log = StepLog(self.folder / LOG, columns, after_step=self.place.step)
         if self._average_state is not None:  # only now are the weights where they will be trained
             self.average.load_state_dict(self._average_state, self.weights())
-        if self.place.sums:
-            self._sums = [torch.tensor(s, dtype=torch.float64, device=self.device) for s in self.place.sums.values()]
+        if self.place.sums:  # those of all devices, which the first goes on with
+            parts = [torch.tensor(s, dtype=torch.float64, device=self.device) for s in self.place.sums.values()]
+            self._sums = [part * self.trainer.is_global_zero for part in parts]
 
     def close(self) -> None:
         """Close the log and the bar, however the run ended."""
@@ -161,7 +188,8 @@ class Adapter(pl.LightningModule):
         rate = self.config.lr * rate_at(self.config, self.progress(), self.n_batches)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
-        torch.manual_seed(derive(self.config.seed, "step", self.place.step, self.global_rank))
+        turn = batch_idx % self.trainer.accumulate_grad_batches * self.trainer.world_size + self.global_rank
+        torch.manual_seed(derive(self.config.seed, "step", self.place.step, turn))
         loss: Loss = self.objective(self.model, batch.batch)
         if self.device.type == "cpu" or self._is_due(self.config.log_every):
             self._check(loss)
@@ -171,10 +199,13 @@ class Adapter(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Fed, batch_idx: int) -> None:
         place = self.place
+        self._measure(batch)
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            self._clock = time.perf_counter()
+            return  # the step is not whole yet
         place.step, place.batch, place.loader = place.step + 1, place.batch + 1, batch.after
         self.objective.after_step(self.progress())
         self.average.after_step(self.weights())
-        self._measure(batch)
         if place.step % self.config.log_every == 0:
             self._report()
         if self._bar is not None:
@@ -259,7 +290,7 @@ class Adapter(pl.LightningModule):
     def validation_step(self, batch: Fed, batch_idx: int) -> None:
         loss: Loss = self.objective(self.model, batch.batch)
         parts = [loss.sums, loss.counts] + ([loss.base] if loss.base is not None else [])
-        parts = [part.detach().double() for part in parts]
+        parts = [part.detach().double() * (not batch.is_extra) for part in parts]
         self._valid = [total + part for total, part in zip(self._valid, parts)] if self._valid else parts
 
     def on_validation_end(self) -> None:
@@ -319,7 +350,8 @@ class Adapter(pl.LightningModule):
         self.average.swap(self.weights())
 
     def _save_weights(self, **facts: Any) -> None:
-        state = self.trainer.strategy.lightning_module_state_dict()
+        sharded = is_sharded(self.trainer.strategy)
+        state = whole_weights(self) if sharded else self.trainer.strategy.lightning_module_state_dict()
         if self.trainer.is_global_zero:
             save_weights(self.folder / BEST, state, **facts)
 

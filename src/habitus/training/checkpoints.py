@@ -1,6 +1,7 @@
 """Where a run stands, on disk: a run killed at any moment goes on from here with the same next losses.
 
-    last.ckpt            weights, optimiser, place in the data: to resume (tensors and plain values only)
+    last.ckpt            weights, optimiser, place in the data: to resume (tensors and plain values only); a folder
+                         of pieces where the weights are cut over several devices
     best.safetensors     the weights to use
     log.csv              one row per `log_every` steps
     tensorboard/         the same, for TensorBoard
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import pickle
+import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -23,11 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from habitus.core.atomic import new_file
+from habitus.core.atomic import PARTIAL, new_file
 from habitus.core.errors import TrainingError
 
 FORMAT = 1
 LAST, BEST, LOG = "last.ckpt", "best.safetensors", "log.csv"
+PLAIN = "meta.pt"  # of a folder of pieces: what is no tensor of the model or optimiser, under Lightning's name
+FREE = {"checkpoint_every", "log_every", "loggers", "accelerator", "by_row", "devices", "strategy"}  # may change
 
 
 @dataclass
@@ -58,16 +62,42 @@ class Place:
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write beside, then rename."""
-    with new_file(path) as beside:
-        torch.save(dict(content), beside)
+    """Write beside, then rename. A folder of pieces that lies there gives way; see `recover`."""
+    if path.is_dir():
+        torch.save(dict(content), beside(path)[0])
+        put(path)
+        return
+    with new_file(path) as made:
+        torch.save(dict(content), made)
+
+
+def beside(path: Path) -> tuple[Path, Path]:
+    """Give where a checkpoint is written, and where the old one waits, when a rename alone cannot replace it."""
+    return path.with_name(f"{PARTIAL}{path.name}"), path.with_name(f"{PARTIAL}old-{path.name}")
+
+
+def put(path: Path) -> None:
+    """Put what lies beside in the place of the old checkpoint, be they files or folders."""
+    new, old = beside(path)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+
+
+def recover(path: Path) -> None:
+    """End what a kill between the renames of `put` left undone."""
+    new, old = beside(path)
+    if not path.exists() and old.exists() and new.exists():
+        new.rename(path)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read tensors and plain values; nothing in the file is executed.
+    """Read tensors and plain values; nothing in the file is executed. Of a folder of pieces, all but the tensors.
 
     Errors: `TrainingError` for a file that is not a whole checkpoint.
     """
+    path = path / PLAIN if path.is_dir() else path
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # hints about foreign pickles; the error below says what matters
@@ -81,19 +111,42 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def read_whole(path: Path) -> dict[str, Any]:
+    """Put a folder of pieces together, on one device: what `read_checkpoint` gives of a file.
+
+    States of the optimiser are by the names of the weights; `training.distributed.by_number` turns them.
+    Errors: `TrainingError` for pieces that are not whole.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+    state: dict[str, Any] = {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a process that is no part of a group
+            reader = FileSystemReader(path)
+            _load_state_dict(state, storage_reader=reader, planner=_EmptyStateDictLoadPlanner(), no_dist=True)
+    except (CheckpointException, RuntimeError, OSError, ValueError, KeyError) as cause:
+        found = f"{type(cause).__name__}: {str(cause).splitlines()[-1][:200]}"
+        raise TrainingError("a whole checkpoint", found, where=str(path), fix="remove it to start again") from None
+    return read_checkpoint(path) | {"state_dict": state["state_dict"], "optimizer_states": [state["optimizer_0"]]}
+
+
 def read_place(folder: Path, settings: Mapping[str, str]) -> Place:
     """Give the place of the run in `folder`, or a new one.
 
     Errors: `TrainingError` when the run there began with other settings, naming the first that differs.
     """
     path = folder / LAST
-    if not path.is_file():
+    if not path.exists():
         return Place(settings=dict(settings))
     content = read_checkpoint(path)
     if "place" not in content:
         raise TrainingError("a checkpoint of this toolkit", "one without a place", where=str(path))
     place = Place.from_state(content["place"])
-    for name in settings.keys() | place.settings.keys():
+    for name in (settings.keys() | place.settings.keys()) - FREE:
         began, now = place.settings.get(name, "nothing"), settings.get(name, "nothing")
         if began != now:
             fix = "choose another folder, or remove this one"

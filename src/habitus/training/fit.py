@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import signal
@@ -20,7 +21,25 @@ from habitus.core.atomic import remove_partial
 from habitus.core.config import Config
 from habitus.core.errors import ExtraError, TrainingError
 from habitus.models.layers.catalogue import BY_ROW
-from habitus.training.checkpoints import BEST, FORMAT, LAST, Place, load_weights, read_checkpoint, read_place
+from habitus.training.checkpoints import (
+    BEST,
+    FORMAT,
+    FREE,
+    LAST,
+    Place,
+    load_weights,
+    read_checkpoint,
+    read_place,
+    recover,
+)
+from habitus.training.distributed import (
+    barrier,
+    devices_of,
+    environments,
+    is_first,
+    is_to_shard,
+    world_size,
+)
 from habitus.training.objectives import Objective
 from habitus.training.rows import mark_tables
 from habitus.training.throughput import matmul_peak
@@ -32,8 +51,11 @@ class TrainingConfig(Config):
     `patience` is in epochs without a better validation score; None never stops early. `averaging = "ema"` or `"last"`
     validates and keeps averaged weights (see `Average`). `checkpoint_every` is in steps; 0 keeps those at epoch ends.
     Tables of `by_row` rows or more get gradients and updates only for the rows a step has read, where the loss samples
-    (see `training.rows`); 0 never. `devices` and `strategy` go to Lightning. `bf16` and `compile` are switches for
-    speed, off by default.
+    (see `training.rows`); 0 never. `devices` goes to Lightning; under `torchrun` or Ray there are as many as processes,
+    and `strategy` is `ddp` (each has the whole model) or `fsdp` (each has a part of every weight; without averaging).
+    `batches_per_step` is how many batches of the loader make one step, over all devices together: the same recipe gives
+    the same steps on 1, 2 or 4 devices, and may move between them. None is one batch per device. `bf16` and `compile`
+    are switches for speed, off by default.
 
     >>> TrainingConfig().lr
     0.0003
@@ -60,6 +82,7 @@ class TrainingConfig(Config):
     by_row: int = Field(100_000, ge=0)
     devices: int | str = 1
     strategy: str = "auto"
+    batches_per_step: int | None = Field(None, gt=0)
     seed: int = 0
 
 
@@ -128,14 +151,20 @@ def fit(
     finite, or for a folder with a run of other settings; `ExtraError` for a logger that is not installed.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_partial(folder)
-    mark_tables(model, config.by_row)
+    if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        recover(folder / LAST)
+        remove_partial(folder)
+    barrier()
+    mark_tables(model, 0 if is_to_shard(config) else config.by_row)
     n_batches = len(train_loader)
     for part, loader in (("training", train_loader), ("validation", valid_loader)):
         if loader is not None and len(loader) == 0:
             raise TrainingError(f"at least one {part} batch", "none", where=str(folder), fix="check the cut-offs")
+    per_step = config.batches_per_step or world_size()
+    _check_steps(n_batches, per_step, config, str(folder))
     place = read_place(folder, _settings(model, objective, config, n_batches, stop_after))
+    barrier()
     throughput = {}
     if not place.is_done:
         throughput = _train(model, objective, train_loader, valid_loader, config, folder, place, stop_after)
@@ -169,16 +198,19 @@ def _train(
         from habitus.training.adapter import Adapter, AtomicCheckpointIO, Feed
         from habitus.training.throughput import Meter
 
-        adapter = Adapter(model, objective, config, place, folder, len(train_loader))
+        objective.is_by_batch = config.batches_per_step is not None
+        own = copy.deepcopy((model, objective)) if is_to_shard(config) else (model, objective)  # cut up in place
+        adapter = Adapter(*own, config, place, folder, len(train_loader))
         adapter.n_epochs = min(stop_after or config.epochs, config.epochs)
+        size, per_step = world_size(), config.batches_per_step or world_size()
         trainer = pl.Trainer(
             accelerator=config.accelerator,
-            devices=config.devices,
-            strategy=config.strategy,
+            **devices_of(config),
+            accumulate_grad_batches=per_step // size,
             precision="bf16-mixed" if config.precision == "bf16" else "32-true",
             max_epochs=adapter.n_epochs - place.epoch,
             logger=_loggers(config, folder),
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *environments()],
             default_root_dir=folder,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -186,14 +218,14 @@ def _train(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        adapter.n_batches = len(train_loader) // trainer.world_size
+        adapter.n_batches = len(train_loader) // (per_step if per_step > 1 else trainer.world_size)
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         adapter.meter = Meter(trainer.world_size * matmul_peak(trainer.strategy.root_device.type, dtype))
         adapter.recent = Meter(adapter.meter.peak)
         model.train()
         objective.train()
         resumed = folder / LAST if place.step else None
-        feeds = Feed(train_loader, place), Feed(valid_loader) if valid_loader is not None else None
+        feeds = Feed(train_loader, place, per_step), Feed(valid_loader) if valid_loader is not None else None
         try:
             trainer.fit(adapter, *feeds, ckpt_path=resumed, weights_only=True)
         finally:
@@ -201,13 +233,27 @@ def _train(
         return adapter.meter.figures()
 
 
+def _check_steps(n_batches: int, per_step: int, config: TrainingConfig, where: str) -> None:
+    """Refuse steps that the devices cannot share, or that are larger than an epoch. Errors: `TrainingError`."""
+    size = world_size()
+    if per_step % size:
+        fix = f"set batches_per_step to a multiple of {size}, or take another number of workers"
+        raise TrainingError(f"batches_per_step that {size} devices can share", str(per_step), where=where, fix=fix)
+    if n_batches < per_step:
+        fix = "smaller batches, or fewer of them per step"
+        raise TrainingError(f"at least the {per_step} batches of a step", str(n_batches), where=where, fix=fix)
+    if is_to_shard(config) and config.averaging != "none":
+        fix = 'averaging = "none", or strategy = "ddp"'
+        raise TrainingError("no averaging where weights are cut up", config.averaging, where=where, fix=fix)
+
+
 def _settings(
     model: nn.Module, objective: Objective, config: TrainingConfig, n_batches: int, stop_after: int | None
 ) -> dict[str, str]:
     """What must be equal in a run that goes on."""
-    free = {"checkpoint_every", "log_every", "loggers", "accelerator", "by_row"}
+    per_step = config.batches_per_step or world_size()
     by_row = [name for name, weight in model.named_parameters() if getattr(weight, BY_ROW, False)]
-    chosen = {name: str(value) for name, value in config.model_dump(exclude=free).items()}
+    chosen = {name: str(value) for name, value in config.model_dump(exclude={*FREE, "batches_per_step"}).items()}
     shapes = [(name, tuple(p.shape)) for name, p in (*model.named_parameters(), *objective.named_parameters())]
     described = f"{model!r} {objective!r} {shapes}"
     return chosen | {
@@ -216,6 +262,7 @@ def _settings(
         "batches per epoch": str(n_batches),
         "stop_after": str(stop_after),
         **({"tables by row": ", ".join(by_row)} if by_row else {}),
+        **({"batches per step": str(per_step)} if per_step > 1 else {}),
     }
 
 

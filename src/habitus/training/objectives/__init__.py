@@ -41,6 +41,7 @@ class Objective(nn.Module):
     """
 
     names: tuple[str, ...] = ()
+    is_by_batch: bool = False  # a step is the mean over its batches, however many devices share them
 
     def forward(self, model: nn.Module, batch: Any) -> Loss:
         """Give the loss of a batch."""

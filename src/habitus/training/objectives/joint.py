@@ -53,13 +53,13 @@ class JointEvents(Objective):
         super().__init__()
         self.links, self.plain, self.gaps, self.is_censored = links, plain, gaps, is_censored
         self.names = (*links, *(f"next {name}" for name in plain))
-        for name in {*links, *plain}:
+        for name in dict.fromkeys((*links, *plain)):  # one order in every process: buffers are sent by their place
             if len(counts[name]) > FULL_SOFTMAX:
                 fix = "train this field with the objective next_event and sampled classes"
                 raise ConfigError(
                     f"at most {FULL_SOFTMAX:,} values", f"{len(counts[name]):,}", where=f"field {name!r}", fix=fix
                 )
-        for name in {*links, *plain}:
+        for name in dict.fromkeys((*links, *plain)):  # one order in every process: buffers are sent by their place
             first = NEVER if name == "gap" else FIRST
             self.register_buffer(f"base_{name}", _log_shares(counts[name], first))
         config = robust or RobustConfig()

@@ -92,7 +92,7 @@ class MultiTask(Objective):
         return parts
 
     def _weigh(self, sums: Tensor, counts: Tensor) -> Tensor:
-        n_devices, counts = _over_devices(counts) if self.training else (1, counts)
+        n_devices, counts = _over_devices(counts) if self.training and not self.is_by_batch else (1, counts)
         means = sums * n_devices / counts.clamp(min=1)
         s = self.log_variance.clamp(-LIMIT, LIMIT)
         terms = means / ((1 + self.order) * s.exp()) + 0.5 * s

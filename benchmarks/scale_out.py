@@ -1,0 +1,370 @@
+"""The road on Ray: the same answers from three nodes, one of which dies; two workers against one; 100 M events.
+
+    python -m benchmarks.scale_out proof      three nodes: equal stores, forecasts, losses; a node dies in each verb
+    python -m benchmarks.scale_out ratio      one worker of one core against two, in one run, wall and CPU
+    python -m benchmarks.scale_out whole      100 M events through ingest, train (one epoch) and predict
+
+CPU seconds are those of all workers: on cores that others use too, twice the CPU seconds of one worker over those of
+two says what two workers would gain on cores of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from benchmarks.ingest import SCHEMA, write_events
+from benchmarks.record import record
+
+DAYS = """
+name = "days"
+store = "unused.store"
+seeds = [0]
+refit = false
+[cutoffs]
+horizon = 28
+train = {{ days = [2022-07-31, 2022-08-31] }}
+valid = {{ days = [2022-10-15] }}
+test = {{ days = [2022-11-30] }}
+[tokens]
+history = {history}
+[[targets]]
+name = "buy"
+define = "any(purchase) in 28d"
+[model]
+name = "lumos"
+size = "tiny"
+[loader]
+batch_size = 256
+per_user = 1
+[training]
+epochs = 1
+loggers = []
+batches_per_step = 2
+checkpoint_every = {every}
+[gate]
+rows = ["base_rate"]
+"""
+EVENTS = """
+name = "events"
+store = "unused.store"
+seeds = [0]
+model = {{ name = "behavegpt", size = "tiny" }}
+objective = {{ name = "next_event", field = "type" }}
+tokens = {{ length = 64 }}
+loader = {{ tokens_per_batch = 8192 }}
+training = {{ epochs = 1, loggers = [], batches_per_step = 2, checkpoint_every = {every} }}
+[split]
+protocol = "time"
+train_until = 2022-09-30
+valid = [2022-10-01, 2022-10-31]
+test = [2022-11-01, 2022-11-30]
+"""
+NAME = "scale_out"
+
+
+@contextmanager
+def cluster(n_nodes: int, cpus: int = 1) -> Iterator[Any]:
+    """Nodes of `cpus` cores each, on this machine."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": cpus, "object_store_memory": 128 * 2**20}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made: Any = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+        for _ in range(n_nodes - 1):
+            made.add_node(**node)
+        ray.init(address=made.address, log_to_driver=False, logging_level=40)
+        try:
+            yield made
+        finally:
+            ray.shutdown()
+            made.shutdown()
+
+
+class Watch:
+    """CPU seconds and peak memory of Ray's workers (and memory of this process) while a block runs."""
+
+    def __init__(self) -> None:
+        self.cpu: dict[int, list[float]] = {}
+        self.peak: dict[int, int] = {}
+        self.whole = 0
+        self._stop = threading.Event()
+
+    def __enter__(self) -> Watch:
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        self.began = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.seconds = time.perf_counter() - self.began
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        import psutil
+
+        own = psutil.Process()
+        while True:
+            total = own.memory_full_info().uss
+            for process in psutil.process_iter(["cmdline"]):
+                line = (process.info["cmdline"] or [""])[0]
+                if not line.startswith("ray::"):
+                    continue
+                try:
+                    used, times = process.memory_full_info().uss, process.cpu_times()
+                except psutil.Error:
+                    continue
+                total += used
+                self.peak[process.pid] = max(self.peak.get(process.pid, 0), used)
+                spent = times.user + times.system
+                self.cpu.setdefault(process.pid, [spent, spent])[1] = spent
+            self.whole = max(self.whole, total)
+            if self._stop.wait(0.25):
+                return
+
+    @property
+    def cpu_seconds(self) -> float:
+        return sum(last - first for first, last in self.cpu.values())
+
+    @property
+    def worker_peak(self) -> int:
+        return max(self.peak.values(), default=0)
+
+
+def engine(workers: int) -> Any:
+    from habitus.core.engine import EngineConfig
+
+    return EngineConfig.parse({"engine": "ray", "workers": workers})
+
+
+def made(folder: Path, n: int, name: str = "log") -> Any:
+    """Write `n` events, and give the log."""
+    from habitus.data.log import EventLog
+    from habitus.data.schema import Schema
+
+    file = folder / f"{name}.parquet"
+    if not file.is_file():
+        write_events(n, str(file))
+    return EventLog(Schema.parse(SCHEMA), file)
+
+
+def recipe(folder: Path, text: str, every: int = 0, history: int = 56) -> Path:
+    path = folder / f"{text.split(chr(34))[1]}.toml"
+    path.write_text(text.format(every=every, history=history), "utf-8")
+    return path
+
+
+# equal answers, and a node that dies ---------------------------------------------------------------------------------
+
+
+def killing(nodes: Any, is_due: Callable[[], bool]) -> threading.Thread:
+    """Kill the newest node as soon as it is due."""
+
+    def wait() -> None:
+        while not is_due():
+            time.sleep(0.1)
+        nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def proof(folder: Path, n: int) -> None:
+    from habitus.data.ingest import ingest
+    from habitus.tasks.by_shard import check_parts
+    from habitus.tasks.predict import predict
+    from habitus.tasks.run import read_metrics
+    from habitus.tasks.train import train
+
+    log, three = made(folder, n), engine(3)
+    one = ingest(log, folder / "one.store", n_shards=12, threads=1)
+    texts = {"days": recipe(folder, DAYS, every=2), "events": recipe(folder, EVENTS, every=2)}
+    alone = {name: train(path, out=folder / f"{name}-one", store=one.path) for name, path in texts.items()}
+    first = predict(alone["days"], store=one.path)
+    with cluster(3) as nodes:
+        shared = ingest(log, folder / "three.store", n_shards=12, engine=three)
+        shared.check()
+        record(NAME, "ingest on 3 nodes: manifests equal (1 = yes)", float(shared.manifest == one.manifest))
+        found = predict(alone["days"], store=shared.path, out=folder / "p.parquet", engine=three)
+        record(NAME, "predict on 3 nodes: largest difference", apart(found, first))
+        for name, path in texts.items():
+            run = train(path, out=folder / f"{name}-two", store=shared.path, engine=engine(2))
+            record(NAME, f"train {name} on 2 of 3 nodes: relative difference of losses", losses_apart(alone[name], run))
+
+        due = killing(nodes, lambda: bool(list(folder.glob(".partial-*/work/exchange/part-*"))))
+        again = ingest(log, folder / "killed.store", n_shards=12, engine=three)
+        due.join()
+        record(NAME, "ingest, a node dies: manifests equal (1 = yes)", float(again.manifest == one.manifest))
+        nodes.add_node(num_cpus=1, object_store_memory=128 * 2**20)
+        due = killing(nodes, lambda: bool(list((folder / "q.parts").glob("*.parquet"))))
+        predict(alone["days"], store=shared.path, out=folder / "q", engine=three)
+        due.join()
+        check_parts(folder / "q", shared)
+        record(NAME, "predict, a node dies: largest difference", apart(pl.read_parquet(folder / "q"), first))
+        nodes.add_node(num_cpus=1, object_store_memory=128 * 2**20)
+        last = folder / "days-killed" / "seed-0" / "search" / "last.ckpt"
+        due = killing(nodes, last.exists)
+        run = train(texts["days"], out=folder / "days-killed", store=shared.path, engine=three_of_batches(three))
+        due.join()
+        record(NAME, "train, a node dies: relative difference of losses", losses_apart(alone["days"], run))
+        history = read_metrics(run.path)["history"]
+        print(f"  steps trained: {history[-1]}")
+
+
+def three_of_batches(three: Any) -> Any:
+    """Two workers: a step has two batches."""
+    return three.model_copy(update={"workers": 2})
+
+
+def apart(found: pl.DataFrame, wanted: pl.DataFrame) -> float:
+    both = found.sort("user", "target").select("user", "value"), wanted.sort("user", "target").select("user", "value")
+    assert both[0]["user"].equals(both[1]["user"])
+    return float((both[0]["value"] - both[1]["value"]).abs().max())  # pyright: ignore
+
+
+def losses_apart(one: Any, other: Any) -> float:
+    from habitus.tasks.run import read_metrics
+
+    pairs = zip(read_metrics(one.path)["history"], read_metrics(other.path)["history"], strict=True)
+    return max(abs(a[key] - b[key]) / abs(a[key]) for a, b in pairs for key in ("train", "valid"))
+
+
+# two workers against one ---------------------------------------------------------------------------------------------
+
+
+def ratio(folder: Path, n: int, n_trained: int, rounds: int) -> None:
+    from habitus.data.ingest import ingest
+    from habitus.tasks.predict import predict
+    from habitus.tasks.train import train
+
+    log = made(folder, n)
+    store = ingest(log, folder / "big.store", n_shards=16)
+    small = ingest(made(folder, n_trained, "small"), folder / "small.store", n_shards=8)
+    texts = {"days": recipe(folder, DAYS), "events": recipe(folder, EVENTS)}
+    run = train(texts["days"], out=folder / "asked", store=small.path)
+
+    def ingested(workers: int, goal: Path) -> None:
+        ingest(log, goal, n_shards=16, memory_limit="1GB", engine=engine(workers))
+
+    def predicted(workers: int, goal: Path) -> None:
+        predict(run, store=store.path, out=goal, engine=engine(workers))
+
+    def trained(name: str) -> Callable[[int, Path], None]:
+        return lambda workers, goal: (train(texts[name], out=goal, store=small.path, engine=engine(workers)), None)[1]
+
+    verbs = {
+        "ingest": ingested,
+        "predict": predicted,
+        "train LUMOS": trained("days"),
+        "train BehaveGPT": trained("events"),
+    }
+    with cluster(2):
+        warm = [(folder / "warm", k) for k in (1, 2)]
+        for goal, workers in warm:
+            ingested(workers, goal)
+            shutil.rmtree(goal)
+        for verb, do in verbs.items():
+            compare(folder, verb, do, rounds)
+
+
+def compare(folder: Path, verb: str, do: Callable[[int, Path], None], rounds: int) -> None:
+    """Alternate one worker and two; record wall and CPU ratios and memory."""
+    seen: dict[int, list[Watch]] = {1: [], 2: []}
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(rounds):
+        for workers in (1, 2):
+            goal = folder / f"goal-{workers}"
+            with Watch() as watch:
+                do(workers, goal)
+            seen[workers].append(watch)
+            rates[workers].append(rate_of(goal, watch))
+            shutil.rmtree(goal, ignore_errors=True)
+            goal.with_suffix(".manifest.json").unlink(missing_ok=True)
+    pairs = [b / a for a, b in zip(rates[1], rates[2])]
+    spread = f"of {rounds} rounds: {min(pairs):.2f} to {max(pairs):.2f}"
+    record(NAME, f"{verb}, throughput of two workers / of one (wall)", statistics.median(pairs), "", spread)
+    cpu = {k: statistics.median(w.cpu_seconds for w in seen[k]) for k in (1, 2)}
+    record(
+        NAME, f"{verb}, 2 x CPU seconds of one worker / of two", 2 * cpu[1] / max(cpu[2], 1e-9), "", f"{cpu[1]:.1f} s"
+    )
+    for workers in (1, 2):
+        peak = max(w.worker_peak for w in seen[workers])
+        record(NAME, f"{verb}, memory of a worker, {workers} of them", peak / 1e6, "MB")
+
+
+def rate_of(goal: Path, watch: Watch) -> float:
+    """Positions per second where the verb counts them, else goals per second of wall time."""
+    import json
+
+    files = list(goal.glob("seed-*/search/throughput.json"))
+    return json.loads(files[0].read_text("utf-8"))["positions_per_second"] if files else 1 / watch.seconds
+
+
+# 100 M events --------------------------------------------------------------------------------------------------------
+
+
+def whole(folder: Path, n: int) -> None:
+    from habitus.data.ingest import ingest
+    from habitus.tasks.predict import predict
+    from habitus.tasks.train import train
+
+    log, two = made(folder, n), engine(2)
+    label = f"{n / 1e6:.0f} M events"
+    with cluster(2):
+        with Watch() as watch:
+            store = ingest(log, folder / "whole.store", memory_limit="1.5GB", engine=two)
+        told(f"{label}: ingest", watch, store.n_events, "events/s")
+        path = recipe(folder, DAYS, history=14)
+        with Watch() as watch:
+            run = train(path, out=folder / "whole", store=store.path, engine=two)
+        told(f"{label}: train, one epoch", watch, store.n_users, "samples/s")
+        with Watch() as watch:
+            parts = predict(run, out=folder / "forecast", engine=two)
+        told(f"{label}: predict", watch, int(parts["n_users"].sum()), "users/s")
+    size = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
+    record(NAME, f"{label}: bytes of store and day table per event", size / store.n_events, "B")
+
+
+def told(figure: str, watch: Watch, n: int, unit: str) -> None:
+    record(NAME, f"{figure}, wall", watch.seconds, "s")
+    record(NAME, f"{figure}, rate", n / watch.seconds, unit)
+    record(NAME, f"{figure}, CPU seconds of workers", watch.cpu_seconds, "s")
+    record(NAME, f"{figure}, memory of workers and driver together", watch.whole / 1e9, "GB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=("proof", "ratio", "whole"))
+    parser.add_argument("--events", type=int, help="Events of the log.")
+    parser.add_argument("--trained", type=int, default=500_000, help="Events of the log that is trained on (ratio).")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="Where to work; kept. Default: a temporary one.")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = asked.folder or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        if asked.part == "proof":
+            proof(folder, asked.events or 600_000)
+        elif asked.part == "ratio":
+            ratio(folder, asked.events or 6_000_000, asked.trained, asked.rounds)
+        else:
+            whole(folder, asked.events or 100_000_000)
+
+
+if __name__ == "__main__":
+    main()
