@@ -1,6 +1,7 @@
 """The road on Ray: the same answers from three nodes, one of which dies; two workers against one; 100 M events.
 
-    python -m benchmarks.scale_out proof      three nodes: equal stores, forecasts, losses; a node dies in each verb
+    python -m benchmarks.scale_out proof      three nodes: equal stores, forecasts and losses
+    python -m benchmarks.scale_out kill       a node dies during ingest, predict and training
     python -m benchmarks.scale_out ratio      one worker of one core against two, in one run, wall and CPU
     python -m benchmarks.scale_out whole      100 M events through ingest, train (one epoch) and predict
 
@@ -184,51 +185,63 @@ def killing(nodes: Any, is_due: Callable[[], bool]) -> threading.Thread:
     return thread
 
 
-def proof(folder: Path, n: int) -> None:
+def alone(folder: Path, n: int) -> tuple[Any, Any, dict[str, Any], dict[str, Path]]:
+    """What one process makes of the log: the log, the store, its runs, their recipes. Found again in a kept folder."""
     from habitus.data.ingest import ingest
-    from habitus.tasks.by_shard import check_parts
-    from habitus.tasks.predict import predict
-    from habitus.tasks.run import read_metrics
+    from habitus.data.store import Store
     from habitus.tasks.train import train
 
-    log, three = made(folder, n), engine(3)
-    one = ingest(log, folder / "one.store", n_shards=12, threads=1)
-    texts = {"days": recipe(folder, DAYS, every=2), "events": recipe(folder, EVENTS, every=2)}
-    alone = {name: train(path, out=folder / f"{name}-one", store=one.path) for name, path in texts.items()}
-    first = predict(alone["days"], store=one.path)
-    with cluster(3) as nodes:
-        shared = ingest(log, folder / "three.store", n_shards=12, engine=three)
+    log, path = made(folder, n), folder / "one.store"
+    store = Store.open(path) if path.is_dir() else ingest(log, path, n_shards=12, threads=1)
+    texts = {"LUMOS": recipe(folder, DAYS, every=2), "BehaveGPT": recipe(folder, EVENTS, every=2)}
+    runs = {name: train(text, out=folder / f"{name}-one", store=store.path) for name, text in texts.items()}
+    return log, store, runs, texts
+
+
+def proof(folder: Path, n: int) -> None:
+    from habitus.data.ingest import ingest
+    from habitus.tasks.predict import predict
+    from habitus.tasks.train import train
+
+    log, one, runs, texts = alone(folder, n)
+    with cluster(3):
+        shared = ingest(log, folder / "three.store", n_shards=12, engine=engine(3))
         shared.check()
         record(NAME, "ingest on 3 nodes: manifests equal (1 = yes)", float(shared.manifest == one.manifest))
-        found = predict(alone["days"], store=shared.path, out=folder / "p.parquet", engine=three)
+        found = predict(runs["LUMOS"], store=shared.path, out=folder / "p.parquet", engine=engine(3))
+        first = predict(runs["LUMOS"], store=one.path)
         record(NAME, "predict on 3 nodes: largest difference", apart(found, first))
         for name, path in texts.items():
             run = train(path, out=folder / f"{name}-two", store=shared.path, engine=engine(2))
-            record(NAME, f"train {name} on 2 of 3 nodes: relative difference of losses", losses_apart(alone[name], run))
+            apart_by = losses_apart(runs[name], run)
+            record(NAME, f"train {name} on 2 of 3 nodes: relative difference of losses", apart_by)
 
+
+def kill(folder: Path, n: int) -> None:
+    from habitus.data.ingest import ingest
+    from habitus.tasks.by_shard import check_parts
+    from habitus.tasks.predict import predict
+    from habitus.tasks.train import train
+
+    log, one, runs, texts = alone(folder, n)
+    first = predict(runs["LUMOS"], store=one.path)
+    with cluster(3) as nodes:
         due = killing(nodes, lambda: bool(list(folder.glob(".partial-*/work/exchange/part-*"))))
-        again = ingest(log, folder / "killed.store", n_shards=12, engine=three)
+        again = ingest(log, folder / "killed.store", n_shards=12, engine=engine(3))
         due.join()
         record(NAME, "ingest, a node dies: manifests equal (1 = yes)", float(again.manifest == one.manifest))
         nodes.add_node(num_cpus=1, object_store_memory=128 * 2**20)
         due = killing(nodes, lambda: bool(list((folder / "q.parts").glob("*.parquet"))))
-        predict(alone["days"], store=shared.path, out=folder / "q", engine=three)
+        predict(runs["LUMOS"], store=one.path, out=folder / "q", engine=engine(3))
         due.join()
-        check_parts(folder / "q", shared)
+        check_parts(folder / "q", one)
         record(NAME, "predict, a node dies: largest difference", apart(pl.read_parquet(folder / "q"), first))
         nodes.add_node(num_cpus=1, object_store_memory=128 * 2**20)
-        last = folder / "days-killed" / "seed-0" / "search" / "last.ckpt"
+        last = folder / "LUMOS-killed" / "seed-0" / "search" / "last.ckpt"
         due = killing(nodes, last.exists)
-        run = train(texts["days"], out=folder / "days-killed", store=shared.path, engine=three_of_batches(three))
+        run = train(texts["LUMOS"], out=folder / "LUMOS-killed", store=one.path, engine=engine(2))
         due.join()
-        record(NAME, "train, a node dies: relative difference of losses", losses_apart(alone["days"], run))
-        history = read_metrics(run.path)["history"]
-        print(f"  steps trained: {history[-1]}")
-
-
-def three_of_batches(three: Any) -> Any:
-    """Two workers: a step has two batches."""
-    return three.model_copy(update={"workers": 2})
+        record(NAME, "train, a node dies: relative difference of losses", losses_apart(runs["LUMOS"], run))
 
 
 def apart(found: pl.DataFrame, wanted: pl.DataFrame) -> float:
@@ -349,7 +362,7 @@ def told(figure: str, watch: Watch, n: int, unit: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("proof", "ratio", "whole"))
+    parser.add_argument("part", choices=("proof", "kill", "ratio", "whole"))
     parser.add_argument("--events", type=int, help="Events of the log.")
     parser.add_argument("--trained", type=int, default=500_000, help="Events of the log that is trained on (ratio).")
     parser.add_argument("--rounds", type=int, default=3)
@@ -358,8 +371,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = asked.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        if asked.part == "proof":
-            proof(folder, asked.events or 600_000)
+        if asked.part in ("proof", "kill"):
+            {"proof": proof, "kill": kill}[asked.part](folder, asked.events or 600_000)
         elif asked.part == "ratio":
             ratio(folder, asked.events or 6_000_000, asked.trained, asked.rounds)
         else:
