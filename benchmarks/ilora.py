@@ -1,4 +1,4 @@
-"""Instance-wise LoRA: exactness beside PEFT, a world that only mixing can solve, the prefix cache, a study's figures."""
+"""Instance-wise LoRA: exactness beside PEFT, a world only mixing can solve, the prefix cache, a study as figures."""
 
 from __future__ import annotations
 
