@@ -331,26 +331,32 @@ def rate_of(goal: Path, watch: Watch) -> float:
 # 100 M events --------------------------------------------------------------------------------------------------------
 
 
-def whole(folder: Path, n: int) -> None:
+def whole(folder: Path, n: int, stages: list[str]) -> None:
+    """Each stage may be a call of its own, with a kept folder."""
     from habitus.data.ingest import ingest
+    from habitus.data.store import Store
     from habitus.tasks.predict import predict
+    from habitus.tasks.run import open_run
     from habitus.tasks.train import train
 
-    log, two = made(folder, n), engine(2)
-    label = f"{n / 1e6:.0f} M events"
+    two, label, path = engine(2), f"{n / 1e6:.0f} M events", folder / "whole.store"
+    log = made(folder, n)
     with cluster(2):
-        with Watch() as watch:
-            store = ingest(log, folder / "whole.store", memory_limit="1.5GB", engine=two)
-        told(f"{label}: ingest", watch, store.n_events, "events/s")
-        path = recipe(folder, DAYS, history=14)
-        with Watch() as watch:
-            run = train(path, out=folder / "whole", store=store.path, engine=two)
-        told(f"{label}: train, one epoch", watch, store.n_users, "samples/s")
-        with Watch() as watch:
-            parts = predict(run, out=folder / "forecast", engine=two)
-        told(f"{label}: predict", watch, int(parts["n_users"].sum()), "users/s")
-    size = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
-    record(NAME, f"{label}: bytes of store and day table per event", size / store.n_events, "B")
+        if "ingest" in stages:
+            with Watch() as watch:
+                store = ingest(log, path, memory_limit="1.5GB", engine=two)
+            told(f"{label}: ingest", watch, store.n_events, "events/s")
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            record(NAME, f"{label}: bytes of the store per event", size / store.n_events, "B")
+        store = Store.open(path)
+        if "train" in stages:
+            with Watch() as watch:
+                train(recipe(folder, DAYS, history=14), out=folder / "whole", store=path, engine=two)
+            told(f"{label}: train, one epoch", watch, store.n_users, "users/s")
+        if "predict" in stages:
+            with Watch() as watch:
+                parts = predict(open_run(folder / "whole"), out=folder / "forecast", engine=two)
+            told(f"{label}: predict", watch, int(parts["n_users"].sum()), "users/s")
 
 
 def told(figure: str, watch: Watch, n: int, unit: str) -> None:
@@ -366,6 +372,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, help="Events of the log.")
     parser.add_argument("--trained", type=int, default=500_000, help="Events of the log that is trained on (ratio).")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--stages", default="ingest,train,predict", help="Of the whole, in a kept folder.")
     parser.add_argument("--folder", type=Path, help="Where to work; kept. Default: a temporary one.")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -376,7 +383,7 @@ def main() -> None:
         elif asked.part == "ratio":
             ratio(folder, asked.events or 6_000_000, asked.trained, asked.rounds)
         else:
-            whole(folder, asked.events or 100_000_000)
+            whole(folder, asked.events or 100_000_000, asked.stages.split(","))
 
 
 if __name__ == "__main__":
