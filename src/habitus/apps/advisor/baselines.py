@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,45 +11,68 @@ import scipy.sparse as sp
 
 from habitus.apps.advisor.market import Market, Trades, View
 from habitus.core.errors import require
-from habitus.core.seeds import derive, uniforms
+from habitus.core.seeds import derive, generator, uniforms
 from habitus.data.sources.far_trans_world import Law
 
 PRICE_MODELS = ("linear", "forest", "LightGBM")
 LEARNT = ("MF-BPR", "LightGCN")
 
 
-@dataclass
 class Baselines:
-    """All baselines of a market. `truth` adds the oracle of a generated one: law, its ISINs, its customers."""
+    """All baselines of a market. `truth` adds the oracle of a generated one: law, its ISINs, its customers.
 
-    market: Market
-    truth: tuple[Law, np.ndarray, np.ndarray] | None = None
-    seed: int = 0
-    has_learnt: bool = True
+    What is fitted on a day is kept for that day. `hybrid` is set by `fit_hybrid`.
+    """
+
+    def __init__(
+        self,
+        market: Market,
+        truth: tuple[Law, np.ndarray, np.ndarray] | None = None,
+        *,
+        seed: int = 0,
+        has_learnt: bool = True,
+    ) -> None:
+        self.market, self.truth, self.seed, self.has_learnt = market, truth, seed, has_learnt
+        self.hybrid: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None
+        self.fitted = lru_cache(maxsize=2)(self._fit)
+
+    def _fit(self, day: int) -> dict[str, Any]:
+        view = self.market.view(day)
+        counts = np.asarray((view.bought.T @ view.bought).todense(), np.float32)
+        size = np.maximum(np.diag(counts), 1)
+        np.fill_diagonal(counts, 0)
+        made: dict[str, Any] = {"prices": price_models(view, self.seed)}
+        made["item kNN"] = counts / np.sqrt(size)[:, None] / np.sqrt(size)  # cosine
+        made["association rules"] = counts / size[:, None]  # P(also bought | bought)
+        if self.has_learnt:
+            made["MF-BPR"] = mf_bpr(view.bought, self.seed)
+            made["LightGCN"] = light_gcn(view.bought, self.seed)
+        return made
 
     def scores(self, view: View, trades: Trades) -> dict[str, np.ndarray]:
         """Give float [B, A] per baseline; higher is better, for every asset, open or not."""
         shape = (len(trades.customers), view.n_assets)
-        has = view.bought[trades.customers]
+        has, fitted = view.bought[trades.customers], self.fitted(view.day)
 
         def same(values: np.ndarray) -> np.ndarray:
             return np.broadcast_to(np.nan_to_num(values, nan=-1e9), shape)
 
+        keys = (trades.customers[:, None] * 10_007 + np.arange(shape[1])).astype(np.uint64)
         made: dict[str, np.ndarray] = {
-            "random": uniforms(self.seed, (trades.customers[:, None] * 10_007 + np.arange(shape[1])).astype(np.uint64),
-                               stream=view.day),
+            "random": uniforms(self.seed, keys, stream=f"random {view.day}"),
             "popularity": same(view.buys[10**6]),
             "popularity 180": same(view.buys[180]),
             "holdings, popularity": latest_holdings(view, trades),
             "momentum 126": same(view.facts["return126"]),
-        }  # fmt: skip
-        made |= {f"prices, {name}": same(values) for name, values in price_models(view, self.seed).items()}
-        made["item kNN"] = np.asarray((has @ cosine(view.bought)).todense())
-        made["association rules"] = np.asarray((has @ confidence(view.bought)).todense())
+        }
+        made |= {f"prices, {name}": same(values) for name, values in fitted["prices"].items()}
+        made |= {name: np.asarray(has @ fitted[name]) for name in ("item kNN", "association rules")}
         made["user kNN"] = user_knn(view.bought, has)
-        if self.has_learnt:
-            made["MF-BPR"] = mf_bpr(view.bought, trades.customers, self.seed)
-            made["LightGCN"] = light_gcn(view.bought, trades.customers, self.seed)
+        for name in LEARNT if self.has_learnt else ():
+            user, item = fitted[name]
+            made[name] = user[trades.customers] @ item.T
+        if self.hybrid is not None:
+            made["hybrid LambdaMART"] = self.hybrid(made)
         if self.truth is not None:
             made["oracle P(buy)"] = self.oracle(view, trades)
         return made
@@ -77,26 +100,10 @@ def latest_holdings(view: View, trades: Trades) -> np.ndarray:
     return np.where((units > 1e-4) & (last < 10**6), 1e4 - last, crowd)
 
 
-def cosine(bought: sp.csr_matrix) -> sp.csr_matrix:
-    """Item cosine, own column 0."""
-    counts = (bought.T @ bought).tocsr()
-    size = np.sqrt(np.maximum(counts.diagonal(), 1))
-    counts.setdiag(0)
-    return (sp.diags(1 / size) @ counts @ sp.diags(1 / size)).tocsr()
-
-
-def confidence(bought: sp.csr_matrix) -> sp.csr_matrix:
-    """P(also bought | bought), summed over what one has."""
-    counts = (bought.T @ bought).tocsr()
-    size = np.maximum(counts.diagonal(), 1)
-    counts.setdiag(0)
-    return (sp.diags(1 / size) @ counts).tocsr()
-
-
-def user_knn(bought: sp.csr_matrix, has: sp.csr_matrix, k: int = 16, block: int = 500) -> np.ndarray:
+def user_knn(bought: Any, has: Any, k: int = 16, block: int = 500) -> np.ndarray:
     """What the 16 nearest customers by cosine bought, weighted; a customer is not its own neighbour."""
     size = np.sqrt(np.maximum(np.asarray(bought.sum(axis=1)).ravel(), 1))
-    unit = (sp.diags(1 / size) @ bought).tocsr()
+    unit: Any = sp.csr_matrix(sp.diags(1 / size) @ bought)
     made = np.zeros(has.shape, np.float32)
     for start in range(0, has.shape[0], block):
         some = has[start : start + block]
@@ -156,53 +163,48 @@ def indicators(view: View) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def mf_bpr(bought: sp.csr_matrix, customers: np.ndarray, seed: int, factors: int = 128) -> np.ndarray:
-    """Matrix factorisation by BPR, of the library implicit (extra [recsys])."""
+def mf_bpr(bought: Any, seed: int, factors: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """Fit matrix factorisation by BPR, of the library implicit (extra [recsys]): factors of customers and of assets."""
     bpr: Any = require("implicit.bpr", "recsys")
     model = bpr.BayesianPersonalizedRanking(
-        factors=factors, iterations=60, regularization=0.02, learning_rate=0.03,
-        random_state=derive(seed, "bpr") % 2**31, num_threads=1, use_gpu=False,
-    )  # fmt: skip
+        factors=factors,
+        iterations=60,
+        regularization=0.02,
+        learning_rate=0.03,
+        random_state=derive(seed, "bpr") % 2**31,
+        num_threads=1,
+        use_gpu=False,
+    )
     model.fit(bought, show_progress=False)
-    return np.asarray(model.user_factors[customers] @ model.item_factors.T)
+    return np.asarray(model.user_factors), np.asarray(model.item_factors)
 
 
-def light_gcn(
-    bought: sp.csr_matrix, customers: np.ndarray, seed: int, *, width: int = 64, layers: int = 3, steps: int = 80
-) -> np.ndarray:
-    """LightGCN (He et al. 2020, arXiv 2002.02126): BPR on embeddings averaged over the graph, whole graph a step."""
+def light_gcn(bought: Any, seed: int, *, steps: int = 80, batch: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    """Fit LightGCN by BPR, the whole graph in every step: vectors of customers and of assets."""
     import torch
 
-    draw = torch.Generator().manual_seed(derive(seed, "lightgcn") % 2**31)
-    n_users, n_items = bought.shape
+    from habitus.models.lightgcn import LightGCN, LightGCNConfig
+
     pairs = bought.tocoo()
-    user, item = torch.from_numpy(pairs.row.astype(np.int64)), torch.from_numpy(pairs.col.astype(np.int64))
-    degree = [torch.from_numpy(np.maximum(np.asarray(bought.sum(axis=axis)).ravel(), 1)).float() for axis in (1, 0)]
-    weight = 1 / torch.sqrt(degree[0][user] * degree[1][item])
-    at = torch.stack([torch.cat([user, item + n_users]), torch.cat([item + n_users, user])])
-    n = n_users + n_items
-    graph = torch.sparse_coo_tensor(at, torch.cat([weight, weight]), (n, n), check_invariants=False).coalesce()
-    table = torch.nn.Parameter(torch.randn(n, width, generator=draw) * 0.1)
-    optimiser = torch.optim.Adam([table], lr=0.01)
-
-    def spread() -> torch.Tensor:
-        kept = [table]
-        for _ in range(layers):
-            kept.append(torch.sparse.mm(graph, kept[-1]))
-        return torch.stack(kept).mean(0)
-
+    user, item = pairs.row.astype(np.int64), pairs.col.astype(np.int64)
+    model = LightGCN(LightGCNConfig(), *bought.shape, seed=derive(seed, "lightgcn") % 2**31)
+    model.connect(user, item)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    draw = generator(seed, "lightgcn pairs")
     for _ in range(steps):
-        z = spread()
-        some = torch.randint(len(user), (min(len(user), 20_000),), generator=draw)
-        other = torch.randint(n_items, (len(some),), generator=draw)
-        u, good, bad = z[user[some]], z[n_users + item[some]], z[n_users + other]
-        loss = -torch.nn.functional.logsigmoid((u * (good - bad)).sum(1)).mean() + 1e-4 * (table**2).mean()
+        some = draw.integers(0, len(user), min(len(user), batch))
+        other = torch.from_numpy(draw.integers(0, bought.shape[1], len(some)))
+        users, items = model()
+        u = users[torch.from_numpy(user[some])]
+        gap = (u * (items[torch.from_numpy(item[some])] - items[other])).sum(1)
+        loss = -torch.nn.functional.logsigmoid(gap).mean()
+        loss = loss + 1e-5 * sum((part**2).sum() for part in model.parameters()) / len(some)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        z = spread()
-        return (z[torch.from_numpy(customers)] @ z[n_users:].T).numpy()
+        users, items = model()
+        return users.numpy(), items.numpy()
 
 
 HYBRID_INPUTS = ("popularity", "popularity 180", "item kNN", "user kNN", "association rules", "momentum 126",
@@ -214,18 +216,16 @@ def fit_hybrid(
 ) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
     """Fit LambdaMART over the scores of other baselines; `rows` are scores, labels [B, A] and open [A] of earlier days.
 
-    Learns on customers with a label, and on the 100 assets that are most popular, with all labels.
+    Learns on 200 customers with a label per day, and on all open assets of that day.
     """
     import lightgbm as lgb
 
     x, y, sizes = [], [], []
     for scores, label, is_open in rows:
-        some = np.flatnonzero((label & is_open).any(1))[:400]
-        top = np.argsort(-scores["popularity"][0] * is_open)[:100]
-        keep = (label[some] | np.isin(np.arange(label.shape[1]), top)) & is_open
-        x.append(_hybrid_rows(scores, some)[keep])
-        y.append(label[some][keep].astype(np.int8))
-        sizes.append(keep.sum(1))
+        some = np.flatnonzero((label & is_open).any(1))[:200]
+        x.append(_hybrid_rows(scores, some)[:, is_open].reshape(len(some) * int(is_open.sum()), -1))
+        y.append(label[some][:, is_open].ravel().astype(np.int8))
+        sizes.append(np.full(len(some), int(is_open.sum())))
     options = {"objective": "lambdarank", "learning_rate": 0.05, "num_leaves": 15, "verbosity": -1, "num_threads": 1,
                "seed": seed, "deterministic": True, "force_row_wise": True}  # fmt: skip
     data = lgb.Dataset(np.concatenate(x), np.concatenate(y), group=np.concatenate(sizes))

@@ -176,7 +176,7 @@ def _assets(source: FarTrans) -> pl.Series:
     is_priced = np.isfinite(source.close)
     first = source.days[is_priced.argmax(axis=0)]
     table = source.assets.with_columns(pl.Series("isin", source.isins), pl.Series("from", first)).filter(
-        pl.Series(is_priced.any(axis=0))
+        pl.Series("priced", np.asarray(is_priced.any(axis=0)))
     )
     names = {"name": "name", "category": "category", "subCategory": "sub_category", "sector": "sector",
              "industry": "industry", "market": "market"}  # fmt: skip
@@ -188,7 +188,7 @@ def _assets(source: FarTrans) -> pl.Series:
 def _prices(source: FarTrans) -> pl.Series:
     """Complete blocks of 70 days; the open one is made per day."""
     ends = np.arange(int(source.days[0]) + GRID - 1, int(source.days[-1]) + 1, GRID)
-    blocks = [_summary(source, end - GRID + 1, end) for end in ends]
+    blocks = [_summary(source, int(end) - GRID + 1, int(end)) for end in ends]
     if not blocks:
         return pl.Series("line", [], dtype=pl.String)
     return _lines(pl.concat(blocks), _summary_quads("urn:habitus:ns:prices"))
@@ -239,8 +239,8 @@ class DayGraph:
         """Ask which assets stage 2 may find after these seeds (codes): bool [1, A]."""
         import pyoxigraph as ox
 
-        seeds = " ".join(f"isin:{checked(isins[code], '[A-Z0-9]{12,13}')}" for code in first if code >= 0)
-        graphs = [ox.NamedNode(f"urn:habitus:ns:{name}") for name in ("assets", "day")]
+        seeds = " ".join(f"isin:{checked(str(isins[code]), '[A-Z0-9]{12,13}')}" for code in first if code >= 0)
+        graphs: list[Any] = [ox.NamedNode(f"urn:habitus:ns:{name}") for name in ("assets", "day")]
         rows: Any = self.store.query(REACH.format(seeds=seeds), default_graph=graphs)
         found = np.zeros((1, len(isins)), bool)
         found[0, [self.code[row["x"].value[9:]] for row in rows]] = True

@@ -61,7 +61,8 @@ def read_trades(store: ox.Store, customer: str, view: View) -> tuple[Trades, lis
     if at == len(source.customer_ids) or source.customer_ids[at] != customer:
         raise SourceError("a customer of this market", repr(customer), where="--customer")
     graph = ox.NamedNode(f"urn:habitus:customer:{customer}")
-    rows: Any = list(store.query(TRADES_OF.format(day=iso(view.day)), default_graph=graph))[::-1]
+    answer: Any = store.query(TRADES_OF.format(day=iso(view.day)), default_graph=graph)
+    rows = list(answer)[::-1]
     names = [row["s"].value[9:] for row in rows]
     asset = np.searchsorted(source.isins, names) if names else np.zeros(0, np.int64)
     on = np.array([row["on"].value for row in rows], "datetime64[D]").astype(np.int64)
