@@ -25,7 +25,8 @@ class LogConfig(Config):
 
     `likes`: an amount and its lowest value that counts as a like, or none: then every event of `types` is one.
     `column` names the column of the item table with the categories, which `separator` parts; without it, `interests`
-    clusters of item vectors are the categories, fitted on the first 80 % of the days. `dropped` categories are no
+    clusters of item vectors are the categories, fitted on the first 80 % of the days (`tower` are keys of
+    `TowerConfig`). `dropped` categories are no
     category. With `is_repeated` an item may be offered again after it was taken. Users with fewer than `min_likes`
     likes are no agents; items with fewer than `min_events` events are left out.
 
@@ -40,6 +41,7 @@ class LogConfig(Config):
     separator: str = "|"
     dropped: tuple[str, ...] = ()
     interests: int | None = Field(None, ge=2)
+    tower: dict[str, Any] = Field(default_factory=dict)
     is_repeated: bool = False
     min_likes: int = Field(10, ge=2)
     min_events: int = Field(1, ge=1)
@@ -135,7 +137,8 @@ class Likes:
         from scipy.sparse import csr_array
 
         ones = np.ones(len(self.item), np.float32)
-        table = csr_array((ones, self.item, self.offsets), shape=(self.n_users, self.n_items))
+        parts = (ones, self.item.copy(), self.offsets.copy())  # summing duplicates works in place
+        table = csr_array(parts, shape=(self.n_users, self.n_items))
         table.sum_duplicates()
         return table
 
@@ -263,7 +266,8 @@ def _catalogue(store: Store, config: LogConfig, item: np.ndarray, seed: int) -> 
         from habitus.tokens.interests import InterestConfig
 
         until = store.first_day + int(SPLIT_SHARE * (store.last_day - store.first_day))
-        found = learn_interests(store, InterestConfig(way="cluster", n=config.interests), until=until, seed=seed)
+        chosen = InterestConfig.parse({"way": "cluster", "n": config.interests, "tower": config.tower}, where="log")
+        found = learn_interests(store, chosen, until=until, seed=seed)
         used, column = np.unique(found.of_item[kept], return_inverse=True)
         is_in = np.zeros((len(kept), len(used)))
         is_in[np.arange(len(kept)), column] = used[column] > 0  # interest 0 is what nothing is known of

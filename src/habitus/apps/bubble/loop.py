@@ -38,7 +38,8 @@ class LoopConfig(Config):
 
     `how`: `retrain` learns on each round, `fold_in` only reads new likes, `none` leaves the first scores as they are.
     `eps` gives a slot to chance, `mmr` trades rank for variety. `pairs` are replicates. `has_frozen` plays each arm a
-    second time with the first scores: what the emptying of a list alone does.
+    second time with the first scores: what the emptying of a list alone does. The base arm, which no score of escape
+    needs, is played in the first `base_pairs` alone.
 
     >>> LoopConfig(pairs=2).n_places
     20
@@ -53,6 +54,7 @@ class LoopConfig(Config):
     mmr: float = Field(0.0, ge=0, le=1)
     arms: tuple[str, ...] = ("positive", "negative", "base")
     has_frozen: bool = True
+    base_pairs: int = Field(2, ge=0)
     seed: int = 0
 
     @model_validator(mode="after")
@@ -131,6 +133,7 @@ class Played:
 def play(stage: Stage, make: Callable[[], Recommender], config: LoopConfig, pair: int) -> Played:
     """Play every arm of one pair of worlds, from one first fit. Runs on one thread: same seed, same bits."""
     seed = derive(config.seed, "pair", pair) % 2**31
+    arms = tuple(name for name in config.arms if name != "base" or pair < config.base_pairs)
     with single_thread():
         began, used = time.perf_counter(), time.process_time()
         first = make()
@@ -139,7 +142,7 @@ def play(stage: Stage, make: Callable[[], Recommender], config: LoopConfig, pair
         facts: dict[str, Any] = {"seed": seed, "pair": pair, "fit_seconds": time.perf_counter() - began}
         facts |= {f"{k} before": v for k, v in accuracy(scores, stage.agents, stage.catalogue.is_repeated).items()}
         worlds = []
-        for name in config.arms:
+        for name in arms:
             world, last = _play_arm(stage, copy.deepcopy(first), config, name, seed)
             worlds.append(world)
             if last is not None:
@@ -148,11 +151,11 @@ def play(stage: Stage, make: Callable[[], Recommender], config: LoopConfig, pair
         frozen = np.zeros((0, 0, 0, 0), np.int32)
         if config.has_frozen:
             still = config.model_copy(update={"how": "none"})
-            both = [_play_arm(stage, copy.deepcopy(first), still, name, seed)[0] for name in config.arms[:2]]
+            both = [_play_arm(stage, copy.deepcopy(first), still, name, seed)[0] for name in arms[:2]]
             frozen = np.stack([world["lists"] for world in both])
         facts["seconds"], facts["cpu_seconds"] = time.perf_counter() - began, time.process_time() - used
     stacked = {name: np.stack([world[name] for world in worlds]) for name in worlds[0]}
-    return Played(arms=config.arms, frozen=frozen, facts=facts, **stacked)
+    return Played(arms=arms, frozen=frozen, facts=facts, **stacked)
 
 
 def _play_arm(

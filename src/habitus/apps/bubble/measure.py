@@ -53,13 +53,13 @@ def measure(stage: Stage, played: Sequence[Played], config: LoopConfig) -> Escap
     drawn = resamples(stage.agents.source, N_RESAMPLES)
     facts, gap_user, js_user = escape(counts, drawn)
     facts |= {"short_share": float((lists < 0).mean()), "n_pairs": len(played)}
-    facts |= {name: _over(played, name) for name in played[0].facts if "@" in name}
+    facts |= {name: _over([p for p in played if name in p.facts], name) for name in played[0].facts if "@" in name}
     facts |= {name: float(np.mean([p.facts[name] for p in played])) for name in ("seconds", "cpu_seconds")}
     facts["own_mask"] = _gap_js(_exposures(np.stack([p.lists[:2] for p in played]), stage))
     if played[0].frozen.size:
         facts["depletion"] = _gap_js(_exposures(np.stack([p.frozen for p in played]), stage))
     facts["as_shown"] = as_shown(stage, played, config)
-    facts["arms"] = {arm: comparators(stage, played, i, config) for i, arm in enumerate(config.arms)}
+    facts["arms"] = {arm: comparators(stage, [p for p in played if arm in p.arms], arm) for arm in played[0].arms}
     if config.eps:
         plain = common_lists(stage, played, config, config.arms[:2], eps=0.0)
         facts["model_slots"] = _gap_js(_exposures(plain, stage))
@@ -74,18 +74,18 @@ def common_lists(
 ) -> np.ndarray:
     """Give what each world would show among items that no copy of the agent took, int64 [R, arms, Q, U, N]."""
     agents, catalogue = stage.agents, stage.catalogue
-    places = [played[0].arms.index(arm) for arm in arms]
+    places = [[each.arms.index(arm) for arm in arms] for each in played]
     blocked = None if catalogue.is_repeated else agents.mask()
     found = np.empty((len(played), len(arms), config.rounds, len(agents), config.n_places), np.int64)
     for number in range(config.rounds):
         for r, each in enumerate(played):
-            for a, place in enumerate(places):
+            for a, place in enumerate(places[r]):
                 found[r, a, number] = offered(
                     each.ranked[place, number], blocked, catalogue, config, each.facts["seed"], agents.key, number + 1,
                     eps=eps,
                 )  # fmt: skip
         if blocked is not None:
-            for each, place in itertools.product(played, places):
+            for each, place in ((each, place) for r, each in enumerate(played) for place in places[r]):
                 row, at = np.nonzero(each.taken[place, number])
                 blocked[row, each.lists[place, number][row, at]] = True
     return found
@@ -248,12 +248,13 @@ def _shuffled(late: list[np.ndarray], share: np.ndarray, per_page: int, draw: np
     return float(np.mean(found))
 
 
-def comparators(stage: Stage, played: Sequence[Played], arm: int, config: LoopConfig) -> dict[str, float]:
+def comparators(stage: Stage, played: Sequence[Played], arm: str) -> dict[str, float]:
     """Usual measures of variety on what an arm was offered in rounds 2 .. Q, means over agents and pairs."""
     catalogue, rows = stage.catalogue, []
     mean = catalogue.share.mean(axis=0)
     for each in played:
-        lists = each.lists[arm, 1:].astype(np.int64)
+        at = each.arms.index(arm)
+        lists = each.lists[at, 1:].astype(np.int64)
         flat = np.moveaxis(lists, 0, 1).reshape(lists.shape[1], -1)
         p = shares(exposure(flat, catalogue.share))
         single = lists.reshape(-1, lists.shape[-1])
@@ -261,8 +262,8 @@ def comparators(stage: Stage, played: Sequence[Played], arm: int, config: LoopCo
             "entropy": float(entropy(p).mean()), "kl": float(divergence(p, mean).mean()),
             "coverage": coverage(flat, catalogue.n_items), "gini": gini(flat, catalogue.n_items),
             "ild": float(np.nanmean(intra_list(single, catalogue.share))), "top_share": float(top_share(p).mean()),
-            "n_categories": float(n_categories(p).mean()), "pages": float(each.pages[arm].mean()),
-            "taken": float(each.taken[arm].sum(axis=-1).mean()),
+            "n_categories": float(n_categories(p).mean()), "pages": float(each.pages[at].mean()),
+            "taken": float(each.taken[at].sum(axis=-1).mean()),
         })  # fmt: skip
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 

@@ -64,3 +64,18 @@ def stage() -> Stage:
 def short() -> LoopConfig:
     """Three rounds of three pages, two pairs."""
     return LoopConfig.parse({"rounds": 3, "pages": 3, "per_page": 4, "pairs": 2})
+
+
+@pytest.fixture(scope="session")
+def repeated() -> Stage:
+    """A log in which an item may be offered again."""
+    return small_stage(20, is_repeated=True)
+
+
+@pytest.fixture(scope="session")
+def planted() -> Stage:
+    """Agents who take much of what they are shown, so that an answer to what they took can be seen."""
+    stage = small_stage()
+    popular = np.bincount(stage.agents.likes.item, minlength=stage.catalogue.n_items)
+    config = PolicyConfig.parse({"watch_rate": 0.45, "novelty": 4.0})
+    return replace(stage, policy=RulePolicy(stage.agents, stage.catalogue.share, popular, config))
