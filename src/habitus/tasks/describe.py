@@ -52,3 +52,31 @@ def describe(
     named = ranked.join(n.cast({"at": pl.Int64, "row": pl.Int64}), on=["row", "at"], how="left", maintain_order="left")
     named = named.join(names, on="at", how="left", maintain_order="left")
     return named.select("row", "anchor", "share", "rank", "interest", "n", "weight")
+
+
+def describe_anchors(
+    model: Any, interests: Any, counts: Any, users: np.ndarray, cutoff_block: int, mass: np.ndarray, k: int = 8
+) -> list[dict[str, Any]]:
+    """Give each anchor's share of the mass [n, M] over `users`, its k weightiest interests by name, and its twin.
+
+    The weight of an interest is that of all their bags, times its gate. `twin` is the anchor whose gates lie most
+    alike over the interests, `likeness` the cosine of the two. An encoder without gates has no anchors to describe.
+    """
+    if not hasattr(model, "gates") or not len(users):
+        return []
+    weight = np.asarray(raw_bag(counts, interests, users, cutoff_block).sum(axis=0)).ravel()
+    with torch.no_grad():
+        gate = model.gates(model.table).numpy() * weight[:, None]
+    size = np.linalg.norm(gate, axis=0)
+    alike = gate.T @ gate / np.maximum(size[:, None] * size, 1e-12)
+    np.fill_diagonal(alike, -1.0)
+    top = np.argsort(-gate, axis=0, kind="stable")[:k]
+    return [
+        {
+            "share": float(mass[:, m].mean()),
+            "interests": [interests.names[v] for v in top[:, m] if gate[v, m] > 1e-3 * gate[top[0, m], m] > 0],
+            "twin": int(alike[m].argmax()) if gate.shape[1] > 1 else None,
+            "likeness": float(alike[m].max()) if gate.shape[1] > 1 else None,
+        }
+        for m in range(gate.shape[1])
+    ]

@@ -9,6 +9,7 @@ import numpy as np
 
 from habitus.data.calendar import to_date, to_day
 from habitus.models.artifact import Card, save_artifact
+from habitus.tasks.describe import describe_anchors
 from habitus.tasks.interests import learn_interests
 from habitus.tasks.lurm_fit import FittedLurm, anchor_alarms, encode, encode_with_mass, fit_lurm, fit_on_counts
 from habitus.tasks.lurm_recipe import LurmRecipe
@@ -100,6 +101,19 @@ def _save(
         "history": history,
         "best_epochs": [fit.fitted.best_epoch for fit in found if fit.fitted],
     }
+    sections["lives"] = {
+        "until": str(to_date(interests.until)),
+        "block": interests.block,
+        "scales": model.config.scales,
+        "way": interests.way,
+        "n_interests": interests.n,
+        "share_of_0": interests.figures.get("share_of_0"),
+        "width": model.config.d_flat,
+        "n_trained": found[0].n_trained,
+        "n_too_short": found[0].n_too_short,
+        "alarms": sections["alarms"],
+        "anchors": describe_anchors(model, interests, counts, train[:SAMPLE], last, mass),
+    }
     metrics = update_metrics(run.path, sections)
     save_artifact(
         run.artifact_path,
@@ -125,5 +139,5 @@ def _card(metrics: dict[str, Any]) -> Card:
             f"{metrics['n_too_short']} users were too short to train on; they have vectors all the same.",
             *metrics["alarms"],
         ],
-        use="`habitus embed RUN --out FILE`, `habitus similar RUN`, `habitus probe RUN`.",
+        use="`habitus embed RUN --out FILE`, `habitus similar RUN`, `habitus probe RUN`, `habitus report RUN`.",
     )

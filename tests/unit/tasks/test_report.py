@@ -418,3 +418,30 @@ def test_facts_of_the_run_fill_in(tmp_path: Path):
     (run / "run.json").write_text('{"name": "r1", "commit": "old", "hardware": "a laptop", "store": "/data"}')
     record = read_record(run)
     assert (record.name, record.commit, record.hardware) == ("r1", "abc", "a laptop")
+
+
+def test_a_run_of_whole_lives_has_a_page_of_its_own(tmp_path: Path):
+    anchors = [
+        {"share": 0.7, "interests": ["tea", "<b>cups</b>"], "twin": 1, "likeness": 0.25},
+        {"share": 0.3, "interests": [], "twin": 0, "likeness": 0.25},
+    ]
+    alarm = "anchor 0 holds 70 % of the mass"
+    lives = {"until": "2024-05-31", "block": "week", "scales": "4x6, life", "n_interests": 40, "width": 64,
+             "n_trained": 50, "n_too_short": 3, "anchors": anchors, "alarms": [alarm]}  # fmt: skip
+    cell = {"label": "stays", "head": "trees", "n": 60, "positive": 20, "auc": 0.8, "low": 0.7, "high": 0.9}
+    rows = [
+        cell | {"features": "aggregates", "gain": 0.0, "gain_low": 0.0, "gain_high": 0.0},
+        cell | {"features": "both", "auc": 0.84, "gain": 0.04, "gain_low": 0.01, "gain_high": 0.07},
+    ]
+    told = {"format": 1, "name": "lives", "lives": lives, "data": {"name": "shop", "n_users": 60, "n_events": 500}}
+    told |= {"history": [{"seed": 0, "epoch": 1, "train": 3.0, "valid": 2.5}]}
+    (tmp_path / "metrics.json").write_text(json.dumps(told))
+    before = report(tmp_path).read_text("utf-8")
+    assert "habitus probe RUN --fuse" in before
+    assert "habitus evaluate RUN" not in before
+    probe = {"verdict": "both beats aggregates alone", "against": "aggregates", "rows": rows}
+    (tmp_path / "metrics.json").write_text(json.dumps(told | {"probe": probe}))
+    page = report(tmp_path).read_text("utf-8")
+    for words in ("both beats aggregates alone", "Anchor 0, 70", "&lt;b&gt;cups", "+0.0400", "holds 70 % of the mass"):
+        assert words in page, words
+    assert "<b>cups" not in page

@@ -51,8 +51,9 @@ def probe(
     out
         Where the figures go as Parquet.
 
-    Gives the table and its text, whose first line is the verdict. Vectors stay frozen and see no label; folds are by
-    user. Not a forecast of tomorrow: folds share one cut-off.
+    Gives the table and its text, whose first line is the verdict; probed from a run, the figures also go to its
+    metrics.json, for `report`. Vectors stay frozen and see no label; folds are by user. Not a forecast of tomorrow:
+    folds share one cut-off.
     Errors: `ConfigError` for a table without vectors or a missing store, `TargetError` for labels other than 0 and 1.
     """
     table = read_vectors(vectors, cutoff=cutoff, store=store)
@@ -80,12 +81,23 @@ def probe(
     against = AGGREGATES if fuse else None
     head = "trees" if "trees" in found.heads else (found.heads or ["none"])[0]
     learnt = tuple(feature for feature in found.features if feature != AGGREGATES)
-    text = as_text(found, against, verdict(found, learnt, head) if fuse else "")
+    said = verdict(found, learnt, head) if fuse else ""
+    text = as_text(found, against, said)
+    if isinstance(vectors, str | Path) and (Path(vectors) / "metrics.json").is_file():
+        _keep(Path(vectors), found, against, said, str(table["as_of"][0]) if "as_of" in table.columns else None)
     if out is not None:
         from habitus.tasks.predict import write_table
 
         write_table(as_frame(found, against), out)
     return found, text
+
+
+def _keep(run: Path, found: ProbeTable, against: str | None, said: str, as_of: str | None) -> None:
+    """Keep the figures in the run's metrics.json, for its report."""
+    from habitus.tasks.run import update_metrics
+
+    rows = as_frame(found, against).to_dicts() if found.cells else []
+    update_metrics(run, {"probe": {"verdict": said, "against": against, "as_of": as_of, "rows": rows}})
 
 
 def _labels(users: pl.Series, given: pl.DataFrame) -> dict[str, np.ndarray]:

@@ -72,6 +72,7 @@ class First:
     verdict: str
     standings: list[Standing]
     sure: list[str]
+    fill: str = "habitus evaluate RUN"  # the command that fills "how sure"
 
 
 def first_screen(record: Record) -> First:

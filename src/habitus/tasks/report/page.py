@@ -12,6 +12,7 @@ from habitus.tasks.report.compared import gate_section, reliability_section
 from habitus.tasks.report.first import first_screen
 from habitus.tasks.report.first_ranking import ranking_first
 from habitus.tasks.report.learnt import data_section, training_section
+from habitus.tasks.report.lives import PROBE, lives_first, lives_section, lives_training_section, probe_section
 from habitus.tasks.report.made import made_section
 from habitus.tasks.report.ranked import ranking_section
 from habitus.tasks.report.record import Record
@@ -28,6 +29,8 @@ PARTS = (
     whatif_section,
     made_section,
 )
+LIFE_COMMANDS = ["habitus train RECIPE", PROBE, "habitus report RUN"]
+LIFE_PARTS = (data_section, lives_training_section, lives_section, probe_section, made_section)
 EVENT_PARTS = (data_section, training_section, ranking_section, made_section)
 
 
@@ -43,8 +46,14 @@ def render(record: Record) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    first = ranking_first(record) if record.ranking else first_screen(record)
-    made = [part(record) for part in (EVENT_PARTS if record.ranking else PARTS)]
+    if record.lives:
+        first, parts = lives_first(record), LIFE_PARTS
+        record = record.model_copy(update={"commands": record.commands or LIFE_COMMANDS})
+    elif record.ranking:
+        first, parts = ranking_first(record), EVENT_PARTS
+    else:
+        first, parts = first_screen(record), PARTS
+    made = [part(record) for part in parts]
     drawn = [*([first.glance] if first.glance else []), *_plots(made)]
     loader = environment.loader
     assert loader is not None

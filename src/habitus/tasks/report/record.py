@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError, model_vali
 
 from habitus.core.errors import ArtifactError
 from habitus.tasks.report.part import FROZEN, Days, Number, Numbers, same_length
+from habitus.tasks.report.record_lives import Lives, Probe
 from habitus.tasks.report.record_whatif import WhatIf
 
 FORMAT = 1
@@ -224,6 +225,8 @@ class Record(_Part):
     test_rates: dict[str, Number] = {}
     whatif: WhatIf | None = None
     ranking: Ranking | None = None
+    lives: Lives | None = None
+    probe: Probe | None = None
     commands: list[str] = []
     recipe: Recipe = Recipe()
 
