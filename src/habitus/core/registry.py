@@ -32,6 +32,7 @@ SOURCES = {
     "item_sequences": "habitus.data.sources.item_sequences:item_sequences",
     "recbole": "habitus.data.sources.recbole:recbole",
     "movielens_100k": "habitus.data.sources.movielens:movielens_100k",
+    "movielens_1m": "habitus.data.sources.movielens:movielens_1m",
     "lastfm_titles": "habitus.data.sources.lastfm_titles:lastfm_titles",
     "simulator": "habitus.data.sources.simulator:simulated_log",
     "tail_world": "habitus.data.sources.event_worlds:tail_world",

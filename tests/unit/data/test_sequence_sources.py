@@ -9,7 +9,7 @@ from habitus.core.errors import SourceError
 from habitus.core.registry import SOURCES, resolve
 from habitus.data.ingest import ingest
 from habitus.data.sources.item_sequences import item_sequences
-from habitus.data.sources.movielens import movielens_100k
+from habitus.data.sources.movielens import movielens_1m, movielens_100k
 from habitus.data.sources.recbole import recbole
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "amazon_beauty" / "sequences.parquet"
@@ -129,9 +129,27 @@ def test_movielens_100k(tmp_path: Path):
         movielens_100k(tmp_path)
 
 
+def test_movielens_1m(tmp_path: Path):
+    (tmp_path / "ratings.dat").write_text("1::7::5::978300760\n1::8::3::978302109\n2::7::1::978298413\n", "utf-8")
+    (tmp_path / "users.dat").write_text("1::F::1::10::48067\n2::M::56::16::70072-1234\n", "utf-8")
+    films = "7::Caf\xe9: The Film (1995)::Comedy|Children's\n8::No date::Drama\n"
+    (tmp_path / "movies.dat").write_bytes(films.encode("latin-1"))
+    log = movielens_1m(tmp_path)
+    assert sequences_of(log, tmp_path) == {"1": ["7", "8"], "2": ["7"]}
+    assert log.items.rows() == [
+        ("7", "Café: The Film (1995)", 1995.0, "Comedy|Children's"),
+        ("8", "No date", None, "Drama"),
+    ]
+    assert log.profiles.select("user", "age", "gender", "zip").rows()[1] == ("2", 56.0, "M", "70072-1234")
+    (tmp_path / "users.dat").write_text("1::F::1\n", "utf-8")
+    with pytest.raises(SourceError, match="5 columns"):
+        movielens_1m(tmp_path)
+
+
 def test_the_sources_are_registered():
-    names = ("item_sequences", "recbole", "movielens_100k")
-    assert [resolve(SOURCES, name, kind="source") for name in names] == [item_sequences, recbole, movielens_100k]
+    names = ("item_sequences", "recbole", "movielens_100k", "movielens_1m")
+    sources = [item_sequences, recbole, movielens_100k, movielens_1m]
+    assert [resolve(SOURCES, name, kind="source") for name in names] == sources
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="the Amazon Beauty sequences are not at hand")

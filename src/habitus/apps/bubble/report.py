@@ -29,6 +29,7 @@ text{fill:var(--ink);font:13px system-ui,sans-serif}.low{fill:var(--soft)}
 figure{margin:0}figcaption{font-size:.9rem}.key{display:inline-block;width:18px;height:3px;vertical-align:middle;
 margin:0 5px 0 12px}
 """
+HOW = {"retrain": "trained on", "fold_in": "folded in", "none": "frozen"}
 WORDS = {
     "widens": "widens when users try",
     "moves": "moves without widening",
@@ -91,7 +92,7 @@ def page(metrics: Mapping[str, Any]) -> str:
         f"<h1>{escape(verdict(main))}</h1>",
         f"<p class=soft>{escape(metrics['name'])}: {log['n_agents']:,} agents, {log['n_items']:,} items, "
         f"{log['n_categories']} categories, {loop['rounds']} rounds, {loop['pairs']} pair"
-        f"{'s' if loop['pairs'] > 1 else ''} of worlds, {escape(loop['how'].replace('_', ' '))} between rounds. "
+        f"{'s' if loop['pairs'] > 1 else ''} of worlds, {HOW[loop['how']]} between rounds. "
         "The agents are rules, not people.</p>",
         _findings(metrics["findings"]),
         "<h2>Accuracy against escape</h2>",

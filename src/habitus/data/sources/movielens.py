@@ -1,4 +1,6 @@
-"""MovieLens-100K as GroupLens publishes it: u.data, u.item, u.user in one folder.
+"""MovieLens as GroupLens publishes it, files in one folder.
+
+100K: u.data, u.item, u.user. 1M: ratings.dat, movies.dat, users.dat.
 
 Research terms: no redistribution, so nothing of it ships with the package. F. M. Harper and J. A. Konstan (2015), The
 MovieLens Datasets, ACM TiiS 5, 4.
@@ -89,16 +91,53 @@ def movielens_100k(folder: str | Path) -> EventLog:
     return EventLog(Schema.parse(SCHEMA), events, users.with_columns(pl.col("age").cast(pl.Float64)), films)
 
 
+def movielens_1m(folder: str | Path) -> EventLog:
+    """Give the MovieLens-1M log, of the same form as the smaller one; age is the lower end of the member's class.
+
+    Parameters
+    ----------
+    folder
+        Where ratings.dat, movies.dat and users.dat lie.
+
+    Errors: `SourceError` when a file is absent or has another number of columns.
+
+    >>> movielens_1m("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    habitus.core.errors.SourceError: expected  the publisher's file ratings.dat
+    found     none
+    where     no/such/folder
+    """
+    import polars as pl
+
+    folder = Path(folder)
+    events = _read(folder, "ratings.dat", "::", ("user", "item", "stars", "time"))
+    users = _read(folder, "users.dat", "::", ("user", "gender", "age", "occupation", "zip"))
+    films = _read(folder, "movies.dat", "::", ("item", "title", "genres"))
+    year = pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Float64)
+    films = films.select("item", "title", year=year, genres="genres")
+    events = events.with_columns(pl.col("stars").cast(pl.Float64), pl.col("time").cast(pl.Int64))
+    schema = Schema.parse(SCHEMA | {"name": "ml_1m"})
+    return EventLog(schema, events, users.with_columns(pl.col("age").cast(pl.Float64)), films)
+
+
 def _read(folder: Path, name: str, separator: str, columns: tuple[str, ...]) -> pl.DataFrame:
     import polars as pl
 
     path = folder / name
     if not path.is_file():
         raise SourceError(f"the publisher's file {name}", "none", where=str(folder))
-    text = path.read_bytes().decode("latin-1").encode("utf-8")
+    text = path.read_bytes().decode("latin-1")
+    if len(separator) > 1:
+        text, separator = text.replace("\t", " ").replace(separator, "\t"), "\t"
     try:
         table = pl.read_csv(
-            text, separator=separator, has_header=False, quote_char=None, infer_schema=False, null_values=[""]
+            text.encode("utf-8"),
+            separator=separator,
+            has_header=False,
+            quote_char=None,
+            infer_schema=False,
+            null_values=[""],
         )
     except pl.exceptions.PolarsError as cause:
         raise SourceError(f"{len(columns)} columns", str(cause).splitlines()[0], where=str(path)) from None
