@@ -1,8 +1,8 @@
 """Spherical k-means: unit vectors to the nearest of many centres, in one level or, above 4,096 centres, in two.
 
 Two levels keep every step below quadratic: n items meet sqrt(V) coarse centres, then only the centres inside theirs.
-Centres that die are put into the largest cluster; a cluster may not stay above five times the mean size, unless its
-vectors are all the same.
+Centres that die are put into the largest cluster while they are learnt. `capped` then moves members of clusters above
+five times the mean size to the nearest centres with room, so that equal vectors cannot make one huge cluster.
 """
 
 from __future__ import annotations
@@ -89,6 +89,55 @@ def fit_codebook(
     keep = shares > 0
     book = Codebook(centres, coarse[keep], np.concatenate([[0], np.cumsum(shares[keep])]).astype(np.int64))
     return book, book.assign(vectors)
+
+
+def capped(book: Codebook, vectors: np.ndarray, assigned: np.ndarray, most: float = MOST) -> np.ndarray:
+    """Give clusters (int32 [n]) of which none holds more than `most` times the mean, rounded up.
+
+    The members nearest to the centre stay; each of the others goes to the nearest centre with room, in the same coarse
+    cell where there are two levels. Meant for the vectors the book was fitted on: what comes later goes by `assign`.
+
+    >>> book, cluster = fit_codebook(np.eye(4, dtype=np.float32)[[0] * 9 + [1, 2, 3]], 4)
+    >>> np.bincount(capped(book, np.eye(4, dtype=np.float32)[[0] * 9 + [1, 2, 3]], cluster, 2.0)).max().item()
+    6
+    """
+    found, k = assigned.copy(), len(book.centres)
+    limit = int(np.ceil(most * len(vectors) / k))
+    room = limit - np.bincount(found, minlength=k)
+    if (room >= 0).all():
+        return found
+    product = np.einsum("nd,nd->n", vectors, book.centres[found])
+    order = np.lexsort((-product, found))
+    rank = np.empty(len(found), np.int64)
+    rank[order] = np.arange(len(found)) - (np.cumsum(limit - room) - (limit - room))[found[order]]
+    over = np.flatnonzero(rank >= limit)
+    room = np.maximum(room, 0)
+    bounds = np.array([0, k]) if book.offsets is None else book.offsets
+    for cell, at in cells(np.searchsorted(bounds, found[over], side="right") - 1, len(bounds) - 1):
+        low, high = int(bounds[cell]), int(bounds[cell + 1])
+        step = max(1, CELLS // (high - low))
+        for begin in range(0, len(at), step):
+            rows = over[at[begin : begin + step]]
+            placed = _with_room(vectors[rows] @ book.centres[low:high].T, room[low:high])
+            found[rows] = np.where(placed >= 0, low + placed, found[rows])
+    return found
+
+
+def _with_room(products: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Give each row the best column with room (int64, -1: none), the best matches first; `room` is used up in place."""
+    found = np.full(len(products), -1)
+    left = np.arange(len(products))
+    while len(left) and room.any():
+        open_to = np.where(room > 0, products[left], -np.inf)
+        pick = open_to.argmax(axis=1)
+        order = np.lexsort((-open_to[np.arange(len(left)), pick], pick))
+        size = np.bincount(pick, minlength=len(room))
+        rank = np.arange(len(left)) - (np.cumsum(size) - size)[pick[order]]
+        taken = order[rank < room[pick[order]]]
+        found[left[taken]] = pick[taken]
+        room -= np.bincount(pick[taken], minlength=len(room))
+        left = np.delete(left, taken)
+    return found
 
 
 def nearest_centre(vectors: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 from habitus.core.errors import ConfigError, nearest
 from habitus.data.calendar import to_date
 from habitus.data.pipeline.zones import first_instant
-from habitus.tokens.codebook import Codebook, fit_codebook
+from habitus.tokens.codebook import Codebook, capped, fit_codebook
 from habitus.tokens.counts import Counter
 from habitus.tokens.interest_lookup import JOIN, Lookup, field_lookup, field_texts, is_of_events, item_lookup
 from habitus.tokens.item_content import ContentEncoder
@@ -203,16 +203,20 @@ def _each_item(store: Store, train: np.ndarray) -> tuple[np.ndarray, list[str]]:
 def _clusters(
     store: Store, config: InterestConfig, train: np.ndarray, vectors: np.ndarray, seed: int
 ) -> tuple[Codebook, np.ndarray]:
-    """Cluster the train items in the order of their ids, so that codes do not matter; then place every item."""
+    """Cluster the train items in the order of their ids, so that codes do not matter; then place every item.
+
+    Clusters of train items are capped; what is seen later goes to the nearest centre.
+    """
     there = np.linalg.norm(vectors, axis=1) > 0
     seen = np.flatnonzero((train > 0) & there)
     if not len(seen):
         raise ConfigError("train items with a vector", "none", where="way = 'cluster'", fix="check the train cut-off")
     seen = seen[np.argsort(np.array(store.items, dtype=np.str_)[seen], kind="stable")]
     n = config.n or int(np.clip(len(seen) // 10, min(LEAST, len(seen)), MOST))
-    book, _ = fit_codebook(vectors[seen], n, seed=seed)
+    book, nearest = fit_codebook(vectors[seen], n, seed=seed)
     of_item = np.zeros(len(vectors), np.int32)
     of_item[there] = book.assign(vectors[there]) + 1
+    of_item[seen] = capped(book, vectors[seen], nearest) + 1
     return book, of_item
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from habitus.tokens.codebook import fit_codebook, spherical_kmeans
+from habitus.tokens.codebook import capped, fit_codebook, spherical_kmeans
 
 
 def planted(n_clusters: int, n_each: int, d: int = 16, noise: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
@@ -48,3 +48,21 @@ def test_few_or_equal_vectors_are_no_special_case():
     assert sorted(assigned.tolist()) == [0, 1, 2, 3]
     a, b = (fit_codebook(planted(10, 30)[0], 30, seed=s)[1] for s in (3, 3))
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("one_level", [4096, 16])
+def test_no_cluster_is_above_the_cap_and_who_stayed_is_nearest(one_level: int):
+    draw = np.random.default_rng(0)
+    vectors = draw.standard_normal((3000, 8), np.float32)
+    vectors[:1200] = vectors[0]  # items of equal content
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    book, nearest = fit_codebook(vectors, 60, one_level=one_level)
+    assert np.bincount(nearest).max() >= 1200
+    found = capped(book, vectors, nearest)
+    size = np.bincount(found, minlength=60)
+    assert size.max() <= 5 * 3000 / 60
+    assert size.sum() == 3000
+    is_small = np.bincount(nearest, minlength=60)[nearest] <= 5 * 3000 / 60
+    np.testing.assert_array_equal(found[is_small], nearest[is_small])
+    np.testing.assert_array_equal(found, capped(book, vectors, nearest))
+    np.testing.assert_array_equal(capped(book, vectors, nearest, 3000.0), nearest)
