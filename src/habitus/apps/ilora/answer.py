@@ -235,11 +235,7 @@ def read_written(text: list[str], items: np.ndarray, titles: tuple[str, ...], ru
     """
     if rule not in ("strict", "released"):
         raise ConfigError("strict or released", repr(rule), where="read_written")
-    plain = np.array([" ".join(title.casefold().split()) for title in titles], dtype=object)
-    said = [" ".join(one.split("\n")[0].casefold().split()) for one in text]
-    found = np.full(len(text), -1)
-    for i, (words, names) in enumerate(zip(said, plain[items])):
-        hits = [j for j, name in enumerate(names) if (name == words if rule == "strict" else name in words)]
-        if len(hits) == 1:
-            found[i] = hits[0]
-    return found
+    names = np.array([" ".join(title.casefold().split()) for title in titles], dtype=np.str_)[items]
+    said = np.array([" ".join(one.split("\n")[0].casefold().split()) for one in text], dtype=np.str_)[:, None]
+    is_meant = names == said if rule == "strict" else np.strings.find(said, names) >= 0
+    return np.where(is_meant.sum(axis=1) == 1, is_meant.argmax(axis=1), -1)

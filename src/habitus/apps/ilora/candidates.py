@@ -17,12 +17,12 @@ import numpy as np
 from habitus.apps.ilora.rows import Part, Rows, Sequences
 from habitus.core.atomic import new_file
 from habitus.core.errors import ArtifactError, ConfigError, FingerprintError
-from habitus.core.seeds import derive, generator, mix, uniforms
+from habitus.core.seeds import derive, mix, uniforms
 
 Kind = Literal["uniform", "popular"]
 N_CANDIDATES = 20
 FORMAT = 1
-_BLOCK = 4096
+_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -137,12 +137,11 @@ def _others(rows: Rows, key: np.ndarray, kind: Kind, seed: int, n: int) -> np.nd
     left = sequences.n_items - is_out.sum(axis=1)
     if left.min(initial=n) < n - 1:
         raise ConfigError(f"{n - 1} items outside every record", f"a user with {left.min()} left", where="candidates")
-    race = np.empty((len(rows), sequences.n_items), np.float32)
-    for i, one in enumerate(key):
-        generator(seed, kind, int(one)).random(out=race[i], dtype=np.float32)
+    pair = mix(key.astype(np.uint64)[:, None] ^ mix(np.arange(sequences.n_items))[None])
+    race = uniforms(seed, pair, stream=kind)
     race = -np.log(np.maximum(race, 1e-30))  # exponential: the smallest of rate w comes first with chance w
     if kind == "popular":
-        race /= np.maximum(sequences.popularity, 0.01)[None].astype(np.float32)
+        race /= np.maximum(sequences.popularity, 0.01)[None]
     race[is_out[place]] = np.inf
     first = np.argpartition(race, n - 2, axis=1)[:, : n - 1]
     order = np.argsort(np.take_along_axis(race, first, axis=1), axis=1)

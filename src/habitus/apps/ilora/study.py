@@ -165,9 +165,7 @@ def _one(
 ) -> None:
     folder, is_base = out / f"{arm}-{seed}", arm == ZERO_SHOT
     facts = {"sequences": bench.data.sequences.fingerprint, "candidates": bench.data.facts["candidates"]}
-    if not (out / "recipe.json").is_file():
-        marks = {**bench.model.fingerprints, **facts}
-        write_json(out / "recipe.json", {"recipe": recipe.model_dump(mode="json"), "fingerprints": marks})
+    _same_study(recipe, bench, out)
     if not is_base:
         if (folder / "ilora.json").is_file():
             bench.model.load(folder)
@@ -177,12 +175,30 @@ def _one(
             seen = bench.train("default", config, training, folder=work, say=say)
             member = _member(recipe, seed)
             bench.model.save(folder, facts={"arm": arm, "seed": seed, "member": member, **seen, **facts})
+            shutil.rmtree(work, ignore_errors=True)
     for kind in recipe.kinds:
         began, candidates = time.perf_counter(), bench.data.candidates(part, kind)
         found = bench.ask(candidates, is_base=is_base)
         save_answers(_answers(out, arm, seed, part, kind), found, candidates, time.perf_counter() - began)
         right = (found.log_p.argmax(axis=1) == candidates.slot).mean()
         say(f"{arm}, seed {seed}, {kind}: HR@1 {right:.3f} by likelihood, {time.perf_counter() - began:.0f} s")
+
+
+def _same_study(recipe: IloraRecipe, bench: Bench, out: Path) -> None:
+    """Note what a study is made of, or refuse to go on with other parts. Errors: `ConfigError`."""
+    marks = {key: value for key, value in bench.model.fingerprints.items() if key != "states"}  # one per seed
+    own = {"recipe": recipe.model_dump(mode="json"), "fingerprints": marks}
+    own["candidates"] = bench.data.facts["candidates"]
+    file = out / "recipe.json"
+    if not file.is_file():
+        write_json(file, own)
+        return
+    theirs = json.loads(file.read_text("utf-8"))
+    if other := [key for key in own if theirs.get(key) != own[key]]:
+        fix = "choose another --out, or remove the folder"
+        raise ConfigError(
+            "the study this folder began with", f"another {' and '.join(other)}", where=str(file), fix=fix
+        )
 
 
 def _is_done(recipe: IloraRecipe, out: Path, arm: str, seed: int, part: Part) -> bool:
