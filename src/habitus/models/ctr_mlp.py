@@ -35,7 +35,7 @@ class CtrMLP(nn.Module):
         d, n_kinds = config.width, shape.n_kinds
         with drawn_from(seed):
             self.tables = Tables(shape, d, has_kind=False)
-            d_read = n_kinds * 2 * d + n_kinds + 1 + 2 * d
+            d_read = n_kinds * 2 * d + 2 * n_kinds + 1 + 2 * d
             self.tower = Tower(shape, config, d_read)
 
     def forward(self, batch: ClickBatch) -> Tensor:
@@ -45,7 +45,7 @@ class CtrMLP(nn.Module):
         n = of_kind.sum(1)
         total = n.sum(1, keepdim=True)
         means = of_kind.transpose(1, 2) @ vectors / total.clamp(min=1)[..., None]  # adds up to the mean of all tokens
-        shares = torch.cat([n / total.clamp(min=1), total.log1p() / 4], -1)
+        shares = torch.cat([n / total.clamp(min=1), n.log1p(), total.log1p() / 4], -1)
         return self.tower(batch, [means.flatten(1), shares, self.tables.ad(batch.target)])
 
     def touched(self, batch: ClickBatch) -> list[tuple[Tensor, Tensor]]:

@@ -43,7 +43,7 @@ class DIN(nn.Module):
             self.of_gap, self.of_product = (nn.Linear(2 * d, one, bias=False) for _ in range(2))
             self.of_same = nn.Linear(2, one, bias=False)
             self.second, self.last = nn.Linear(one, two), nn.Linear(two, 1)
-            self.tower = Tower(shape, config, 5 * d + 1)
+            self.tower = Tower(shape, config, 8 * d + 2)
 
     def forward(self, batch: ClickBatch) -> Tensor:
         token, ad = self.tables.history(batch.tokens), self.tables.ad(batch.target)
@@ -53,8 +53,11 @@ class DIN(nn.Module):
         hidden = F.relu(hidden + self.of_ad(ad)[:, None] + self.of_same(same(batch)))
         weight = self.last(F.relu(self.second(hidden)))[..., 0].masked_fill(batch.is_padding, 0.0)
         interest = (weight[:, None] @ token)[:, 0]
+        squeezed = interest.sign() * interest.abs().log1p()  # a sum has a long tail
+        total = weight.sum(1, keepdim=True)
+        total = total.sign() * total.abs().log1p()
         n = (~batch.is_padding).sum(1, keepdim=True).float().log1p() / 4
-        return self.tower(batch, [interest, n, ad])
+        return self.tower(batch, [interest, squeezed, total, n, ad])
 
     def touched(self, batch: ClickBatch) -> list[tuple[Tensor, Tensor]]:
         """List (table, ids read by the batch), for the penalty on rows."""

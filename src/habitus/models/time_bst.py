@@ -95,7 +95,9 @@ class TimeBST(nn.Module):
             self.join = nn.Linear(7 * w, d)
             self.same = nn.Parameter(torch.randn(4, d) * 0.5)
             self.position = nn.Parameter(torch.randn(config.tokens + 1, d) * 0.02)
-            self.gap_bias, self.same_bias = (nn.Parameter(torch.zeros(n, n_heads)) for n in (N_GAPS, 4))
+            self.gap_bias = nn.Parameter(torch.zeros(N_GAPS, n_heads))
+            # begins by looking at what has the ad's category: a lone uniform look over 50 tokens learns that late
+            self.same_bias = nn.Parameter(torch.tensor([0.0, 0.5, 2.0, 2.0])[:, None].repeat(1, n_heads))
             self.blocks = nn.ModuleList(
                 Block(d, n_heads, config.dropout, config.attention_dropout) for _ in range(n_layers)
             )

@@ -121,8 +121,8 @@ class Tower(nn.Module):
     """Static fields, dense features and what a model read from the history -> one logit B.
 
     One table holds all static fields; each code also has a weight of its own that is added to the logit (`wide`), so
-    that what is merely additive need not pass through the layers. So are log odds that the batch brings (`offset`).
-    Dense features enter as Linear -> LayerNorm -> 64.
+    that what is merely additive need not pass through the layers; what was read of the history has a straight way
+    too. Log odds that the batch brings (`offset`) are added. Dense features enter as Linear -> LayerNorm -> 64.
     Sources: Cheng et al. 2016 (wide and deep).
     """
 
@@ -143,6 +143,8 @@ class Tower(nn.Module):
             layers += [nn.Linear(width, wider), nn.ReLU(), nn.Dropout(config.dropout)]
             width = wider
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.straight = nn.Linear(d_read, 1, bias=False)
+        nn.init.zeros_(self.straight.weight)
         self.layers[-1].weight.data.mul_(0.1)  # pyright: ignore
 
     def forward(self, batch: ClickBatch, read: Sequence[Tensor]) -> Tensor:
@@ -150,7 +152,7 @@ class Tower(nn.Module):
         parts = [lookup(ids[:, self.read], self.static).flatten(1), *read]
         if self.door is not None:
             parts.append(self.door(batch.dense))
-        logit = self.layers(torch.cat(parts, -1))[:, 0]
+        logit = (self.layers(torch.cat(parts, -1)) + self.straight(torch.cat(list(read), -1)))[:, 0]
         if self.wide is not None:
             logit = logit + lookup(ids, self.wide)[..., 0].sum(-1)
         return logit if batch.offset is None else logit + batch.offset
