@@ -7,14 +7,19 @@ mean over so many days that layers are summed on the way. Seconds are CPU second
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
-from benchmarks.record import record, size_option
+from benchmarks.record import record
 from habitus.core.seeds import generator
 from habitus.models.lurm import Lurm, LurmConfig, shape_of
 from habitus.tasks.lurm_fit import encode
@@ -26,6 +31,7 @@ N_INTERESTS = 20_000
 HISTORIES = (100, 1_000, 10_000, 100_000)
 WEEKS = 260
 DAYS = 60
+PTLS = (100, 1_000, 10_000)
 
 
 class Drawn:
@@ -37,11 +43,22 @@ class Drawn:
 
 def main() -> None:
     """Measure embed and append per user, then search."""
-    size = size_option(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=("small", "full"), default="small")
+    parser.add_argument("--only", choices=("lives", "search"), default=None)
+    options = parser.parse_args()
+    size = options.size
+    if options.only != "search":
+        lives(64 if size == "full" else 16)
+    if options.only != "lives":
+        search(1_000_000 if size == "full" else 50_000)
+
+
+def lives(n_users: int) -> None:
+    """Measure histories of every length, `n_users` at a time, as batches share their fixed cost."""
     torch.set_num_threads(1)
     config = LurmConfig.parse({"size": "small", "start": "random"})
     model = Lurm(config, shape_of(config, N_INTERESTS)).eval()
-    n_users = 64 if size == "full" else 16  # the same for all histories, as batches share their fixed cost
     found = {n: one_history(model, n, n_users) for n in HISTORIES}
     n = f"{n_users} users at a time, 1 thread, width 256"
     for events, (embed, append, both, state) in found.items():
@@ -54,7 +71,23 @@ def main() -> None:
         for below in (least, 1_000):
             ratio = found[most][k] / found[below][k]
             record("lurm_cost", f"{name}: cost at {most:,} : cost at {below:,} events", ratio, "", n)
-    search(1_000_000 if size == "full" else 50_000)
+    beside_ptls({n: cost[0] for n, cost in found.items()}, n_users)
+
+
+def beside_ptls(ours: dict[int, float], n_users: int) -> None:
+    """Set embed beside the inference of ptls' CoLES-GRU of the same width, run by HABITUS_PTLS, its own python."""
+    python = os.environ.get("HABITUS_PTLS")
+    if not python:
+        print("  ptls skipped: no HABITUS_PTLS, the python of an environment with pytorch-lifestream")
+        return
+    asked = [str(value) for value in (n_users, 256, N_INTERESTS, *PTLS)]
+    script = str(Path(__file__).with_name("_ptls_coles.py"))
+    done = subprocess.run([python, "-W", "ignore", script, *asked], capture_output=True, text=True, check=True)
+    theirs = {int(n): seconds for n, seconds in json.loads(done.stdout.splitlines()[-1]).items()}
+    note = f"{n_users} users at a time, 1 thread, width 256, one field"
+    for n, seconds in theirs.items():
+        record("lurm_cost", f"ptls CoLES-GRU, histories of {n:,} events", 1 / seconds, "users/s", note)
+        record("lurm_cost", f"ptls CoLES-GRU : LURM, CPU time of a user of {n:,} events", seconds / ours[n], "", note)
 
 
 def one_history(model: Lurm, n_events: int, n_users: int) -> tuple[float, float, float, float]:
