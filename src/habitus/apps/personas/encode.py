@@ -32,7 +32,7 @@ class TextEncoder:
         found = np.zeros((len(texts), self.components.shape[1]), np.float32)
         for start in range(0, len(texts), _BLOCK):
             some = texts[start : start + _BLOCK].to_list()
-            vectors = _weighted(self.settings, self.terms, self.idf, some) @ self.components
+            vectors = weighted(self.settings, self.terms, self.idf, some) @ self.components
             found[start : start + len(some)] = _unit(np.asarray(vectors, np.float32))
         return found
 
@@ -62,9 +62,9 @@ def fit_encoder(settings: TextSettings, texts: pl.Series, *, seed: int) -> TextE
     given = chosen.to_list()
     terms = (_terms(_words(settings), given, settings), _terms(_characters(settings), given, settings))
     idf = np.ones(sum(map(len, terms)), np.float32)
-    counts = _weighted(settings, terms, idf, given, is_binary=True)
+    counts = weighted(settings, terms, idf, given, is_binary=True)
     idf = (np.log((1 + len(given)) / (1 + np.asarray(counts.sum(axis=0)).ravel())) + 1).astype(np.float32)
-    matrix = _weighted(settings, terms, idf, given)
+    matrix = weighted(settings, terms, idf, given)
     components = _singular(matrix, settings.width, seed)
     vectors = _unit(np.asarray(matrix @ components, np.float32))
     n_groups = min(settings.n_groups, len(given))
@@ -111,7 +111,7 @@ def _terms(how: dict[str, Any] | None, texts: list[str], settings: TextSettings)
         return []
 
 
-def _weighted(settings: TextSettings, terms: tuple[list[str], list[str]], idf: np.ndarray, texts: list[str], *,
+def weighted(settings: TextSettings, terms: tuple[list[str], list[str]], idf: np.ndarray, texts: list[str], *,
               is_binary: bool = False) -> Any:  # fmt: skip
     """Rows of log-scaled counts times idf, of unit length; sparse [n, terms]."""
     from scipy.sparse import csr_matrix, hstack

@@ -106,7 +106,8 @@ def _instants(events: pl.DataFrame) -> pl.DataFrame:
 
     mine = pl.col("user")
     table = events.group_by("user", "time").agg(
-        first=pl.col("type").min(), n_types_here=pl.len(), **{f"has_{t}": (pl.col("type") == i).any() for i, t in enumerate(TYPES)}
+        first=pl.col("type").min(), n_types_here=pl.len(),
+        **{f"has_{t}": (pl.col("type") == i).any() for i, t in enumerate(TYPES)},
     ).sort("user", "time")  # fmt: skip
     seconds = pl.col("time").dt.epoch("s")
     words = pl.col("first").replace_strict(dict(enumerate(TYPES)), return_dtype=pl.String)
