@@ -187,7 +187,7 @@ def light_gcn(bought: Any, seed: int, *, steps: int = 80, batch: int = 20_000) -
 
     pairs = bought.tocoo()
     user, item = pairs.row.astype(np.int64), pairs.col.astype(np.int64)
-    model = LightGCN(LightGCNConfig(), *bought.shape, seed=derive(seed, "lightgcn") % 2**31)
+    model = LightGCN(LightGCNConfig.parse({}), *bought.shape, seed=derive(seed, "lightgcn") % 2**31)
     model.connect(user, item)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     draw = generator(seed, "lightgcn pairs")

@@ -8,6 +8,7 @@ RUN/metrics.json  what `evaluate` measured
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import time
 from collections.abc import Callable
@@ -19,9 +20,10 @@ import numpy as np
 from pydantic import Field
 
 from habitus.apps.advisor.baselines import Baselines, fit_hybrid
+from habitus.apps.advisor.graph import iso
 from habitus.apps.advisor.market import HORIZON, Market, View
 from habitus.apps.advisor.protocol import FIGURES, LONG, Intervals, Judged, judge_lists, judge_scores, tail_recall
-from habitus.apps.advisor.rank import Ranker, RankerConfig, active_customers, fit_ranker, load_ranker, rank
+from habitus.apps.advisor.rank import Objective, Ranker, RankerConfig, active_customers, fit_ranker, load_ranker, rank
 from habitus.apps.advisor.select import RetrievalConfig, retrieve_many
 from habitus.core.atomic import new_file, write_json
 from habitus.core.config import Config, read_toml
@@ -48,15 +50,15 @@ class Dates(Config):
 
     def days(self) -> list[int]:
         """Give the days since 1970-01-01."""
-        start = int(np.datetime64(self.first, "D").astype(np.int64))
+        start = day_of(self.first)
         return [start + self.every * place for place in range(self.n)]
 
 
 class AdvisorRecipe(Config):
     """A study: dates, ways of retrieval, ranker, baselines.
 
-    `ways` maps a name to what differs from `retrieval`; each gets a ranker of its own. `customer_share` keeps a share of
-    the customers in the judged cases, by a hash. `baselines`: `all`, or `light` without MF-BPR, LightGCN and hybrid.
+    `ways` maps a name to what differs from `retrieval`; each gets a ranker of its own. `customer_share` keeps a share
+    of the customers in the judged cases, by a hash. `baselines`: `all`, or `light` without MF-BPR, LightGCN and hybrid.
 
     >>> AdvisorRecipe(name="x").test.n
     14
@@ -68,9 +70,9 @@ class AdvisorRecipe(Config):
     valid: str = "2021-06-04"
     n_refit: int = Field(25, gt=0)
     test: Dates = Dates(first="2021-12-02", every=14, n=14)
-    retrieval: RetrievalConfig = RetrievalConfig()
-    ranker: RankerConfig = RankerConfig()
-    ways: dict[str, dict[str, Any]] = {"multi": {}}
+    retrieval: RetrievalConfig = Field(default_factory=lambda: RetrievalConfig.parse({}))
+    ranker: RankerConfig = Field(default_factory=lambda: RankerConfig.parse({}))
+    ways: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"multi": {}})
     baselines: Literal["all", "light"] = "all"
     customer_share: float = Field(1.0, gt=0, le=1)
 
@@ -84,9 +86,9 @@ def read_advisor_recipe(path: str | Path) -> AdvisorRecipe:
     recipe = AdvisorRecipe.parse(read_toml(path), where=str(path))
     for name in recipe.ways:
         recipe.way(name)
-    end = max(*_refit_days(recipe), *recipe.train.days(), _day(recipe.valid)) + HORIZON
+    end = max(*_refit_days(recipe), *recipe.train.days(), day_of(recipe.valid)) + HORIZON
     if end > recipe.test.days()[0]:
-        found = f"a window until {np.datetime64(end, 'D')}"
+        found = f"a window until {iso(end)}"
         raise ConfigError(f"training windows before {recipe.test.first}", found, where=str(path), fix="fewer dates")
     return recipe
 
@@ -95,11 +97,26 @@ def _refit_days(recipe: AdvisorRecipe) -> list[int]:
     return Dates(first=recipe.train.first, every=recipe.train.every, n=recipe.n_refit).days()
 
 
-def _day(text: str) -> int:
+def day_of(text: str) -> int:
+    """Read a date as days since 1970-01-01. Errors: `ConfigError`.
+
+    >>> day_of("1970-01-02")
+    1
+    """
     try:
-        return int(np.datetime64(text, "D").astype(np.int64))
+        return (dt.date.fromisoformat(text) - dt.date(1970, 1, 1)).days
     except ValueError:
         raise ConfigError("a date such as 2021-12-02", repr(text), where="date") from None
+
+
+def objective_of(text: str | None) -> Objective | None:
+    """Read the name of an objective. Errors: `ConfigError`."""
+    for name in ("pref", "prof", "comb"):
+        if text == name:
+            return name
+    if text is None:
+        return None
+    raise ConfigError("pref, prof or comb", repr(text), where="--objective")
 
 
 def train_advisor(
@@ -116,7 +133,7 @@ def train_advisor(
             continue
         began = time.perf_counter()
         ranker = fit_ranker(
-            market, recipe.train.days(), _day(recipe.valid), _refit_days(recipe), recipe.ranker, recipe.way(name)
+            market, recipe.train.days(), day_of(recipe.valid), _refit_days(recipe), recipe.ranker, recipe.way(name)
         )
         ranker.save(folder)
         say(f"{name}: {time.perf_counter() - began:.1f} s")
@@ -174,16 +191,16 @@ def evaluate_advisor(run: str | Path, say: Say = print) -> dict[str, Any]:
         began = time.perf_counter()
         found = _judge_day(opened, baselines, opened.market.view(day))
         with new_file(_cases_file(opened.folder, day)) as beside, beside.open("wb") as file:
-            np.savez_compressed(file, **found)
+            np.savez_compressed(file, allow_pickle=False, **found)
         n = len(found["customer"])
-        say(f"{np.datetime64(day, 'D')}: {n:,} cases, {time.perf_counter() - began:.0f} s")
+        say(f"{iso(day)}: {n:,} cases, {time.perf_counter() - began:.0f} s")
     metrics = _summed(opened)
     write_json(opened.folder / "metrics.json", metrics)
     return metrics
 
 
 def _cases_file(folder: Path, day: int) -> Path:
-    return folder / "cases" / f"{np.datetime64(day, 'D')}.npz"
+    return folder / "cases" / f"{iso(day)}.npz"
 
 
 def _fit_hybrid(baselines: Baselines, recipe: AdvisorRecipe) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
@@ -212,10 +229,13 @@ def _judge_block(run: Run, baselines: Baselines, view: View, people: np.ndarray)
     trades, outcome = view.trades(people), view.outcome(people)
     had = trades.matrix(trades.is_buy.astype(np.float64), view.n_assets) > 0
     units = trades.matrix(np.where(trades.is_buy, trades.units, -trades.units), view.n_assets)
-    kept: dict[str, np.ndarray] = {
-        "customer": people, "day": np.full(len(people), view.day), "n_trades": np.bincount(trades.row, minlength=len(people)),
-        "is_cond": (outcome.good & view.is_open).any(1), "has_buy": outcome.bought.any(1),
-    }  # fmt: skip
+    kept: dict[str, Any] = {
+        "customer": people,
+        "day": np.full(len(people), view.day),
+        "n_trades": np.bincount(trades.row, minlength=len(people)),
+        "is_cond": (outcome.good & view.is_open).any(1),
+        "has_buy": outcome.bought.any(1),
+    }
     rows: dict[str, Judged] = {
         name: judge_scores(view, scores, outcome, had) for name, scores in baselines.scores(view, trades).items()
     }
@@ -258,7 +278,7 @@ def _summed(run: Run) -> dict[str, Any]:
     pairs = _differences(cases, sure, list(run.rankers))
     return {
         "format": FORMAT, "name": run.recipe.name, "n_cases": len(cond), "n_customers": sure.n,
-        "dates": [str(np.datetime64(day, "D")) for day in run.recipe.test.days()],
+        "dates": [iso(day) for day in run.recipe.test.days()],
         "excluded_share_of_cond": float(1 - cond.mean()), "share_with_buy": float(cases["has_buy"].mean()),
         "rows": rows, "tail_recall": tails, "differences": pairs, "left_out": run.market.source.left_out,
         "slices": _slices(cases, sure, list(run.rankers)), "market": _market_roi(run), "unparsable": 0,

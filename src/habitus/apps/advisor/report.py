@@ -1,0 +1,183 @@
+"""The figures as lines, and one page: who ranks best, and one customer's answer with the subgraph behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from habitus.apps.advisor.advise import NOTE, Advisor, Answer
+from habitus.apps.advisor.draw import draw_subgraph
+from habitus.apps.advisor.run import day_of, open_run
+from habitus.core.atomic import new_file
+
+_STYLE = """
+:root{--ink:#1c2530;--soft:#5b6775;--line:#d9dfe6;--model:#1f6f8b;--top:#b4572a;--ground:#fff;--fill:#eef3f6}
+@media(prefers-color-scheme:dark){:root{
+--ink:#e8edf2;--soft:#9aa7b5;--line:#36424f;--model:#6cc0da;--top:#e59a6f;--ground:#141a20;--fill:#1f2933}}
+body{margin:0 auto;max-width:1080px;padding:24px 16px 64px;font:16px/1.5 system-ui,sans-serif;
+color:var(--ink);background:var(--ground)}
+h1{font-size:1.6rem;margin:0 0 4px}h2{font-size:1.15rem;margin:36px 0 8px}p{max-width:70ch}.soft{color:var(--soft)}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;min-width:100%}
+th,td{padding:6px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}th{font-weight:600;color:var(--soft)}
+tr.own td:first-child{font-weight:600;color:var(--model)}
+svg{width:100%;min-width:760px;height:auto;display:block}
+text{fill:var(--ink);font:13px system-ui,sans-serif}.low{fill:var(--soft)}
+details{border-bottom:1px solid var(--line);padding:8px 0}summary{cursor:pointer}
+code{font-size:.82rem;overflow-wrap:anywhere}
+"""
+HEAD = ("Pref@3", "Prof@3", "Comb@3")
+
+
+def lines(metrics: Mapping[str, Any]) -> str:
+    """Give the table as text for a terminal."""
+    head = f"{'row':<28}" + "".join(f"{name:>8}" for name in (*HEAD, *HEAD, "nDCG@10", "ROI@10"))
+    over = f"{'':<28}{'good buy exists':>24}{'all cases':>24}"
+    rows = []
+    for name, row in metrics["rows"].items():
+        cells = [_number(row["cond"][key]["value"]) for key in ("pref", "prof", "comb")]
+        cells += [_number(row["all"][key]["value"]) for key in ("pref", "prof", "comb", "ndcg", "roi")]
+        rows.append(f"{name:<28}" + "".join(f"{cell:>8}" for cell in cells))
+    found = f"{metrics['n_cases']:,} cases of {metrics['n_customers']:,} customers on {len(metrics['dates'])} days"
+    return "\n".join([found, over, head, *rows, verdict(metrics)])
+
+
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """Say in plain sentences where the first way stands.
+
+    >>> verdict({"differences": []})
+    'Nothing was compared.'
+    """
+    rows = [row for row in metrics["differences"] if row["figure"] == "comb" and row["cases"] == "cond"]
+    if not rows:
+        return "Nothing was compared."
+    groups: dict[str, list[str]] = {"better than": [], "level with": [], "worse than": []}
+    for row in rows:
+        word = "better than" if row["low"] > 0 else "worse than" if row["high"] < 0 else "level with"
+        groups[word].append(row["against"])
+    parts = [f"{word} {', '.join(names)}" for word, names in groups.items() if names]
+    return f"Comb@3 of {rows[0]['row']}, where a good buy exists: {'; '.join(parts)}."
+
+
+def answer_lines(answer: Answer) -> str:
+    """Give an answer as text for a terminal."""
+    counts = answer.counts
+    head = (
+        f"{answer.customer} on {answer.date}, by the {answer.writer}: {counts['triples']} triples, about "
+        f"{counts['tokens']:,} tokens, {answer.milliseconds:.0f} ms"
+    )
+    rows = [head]
+    for place, named in enumerate(answer.assets, 1):
+        chances = "" if named.p_buy is None else f"  P(buy) {named.p_buy:.3f}  P(rise) {named.p_rise:.3f}"
+        rows.append(f"{place:>2}. {named.isin or '(a line that names no asset)'} {named.name}{chances}")
+        rows += [f"      {each.sentence}  [{each.subject} {each.predicate} {each.object}]" for each in named.citations]
+    if answer.is_unparsable:
+        rows.append("the language model gave no usable line: a miss")
+    if answer.unsupported:
+        rows.append(f"not in the retrieved graph: {', '.join(answer.unsupported)}")
+    return "\n".join([*rows, answer.note])
+
+
+def write_report(
+    run: str | Path, customer: str, date: str, *, way: str | None = None, out: str | Path | None = None
+) -> Path:
+    """Write RUN/report.html (or `out`): no network, no other file. Figures are shown once `evaluate` has been there."""
+    opened = open_run(run)
+    answer, found = Advisor(opened, way).advise(customer, day_of(date))
+    path = Path(out) if out is not None else opened.folder / "report.html"
+    kept = opened.folder / "metrics.json"
+    metrics = json.loads(kept.read_text("utf-8")) if kept.is_file() else None
+    drawing = draw_subgraph(found, answer, opened.market)
+    with new_file(path) as beside:
+        beside.write_text(page(answer, drawing, metrics, opened.recipe.name), "utf-8")
+    return path
+
+
+def page(answer: Answer, drawing: str, metrics: Mapping[str, Any] | None, name: str) -> str:
+    """Give the page as text."""
+    counts = answer.counts
+    parts = [
+        f"<h1>Which assets fit {escape(answer.customer)} now?</h1>",
+        f"<p class=soft>{escape(name)}, {escape(answer.date)}, by the {escape(answer.writer)}. {NOTE}</p>",
+        f"<p>Out of {counts['candidates']} candidates {counts['assets']} assets were retrieved, with "
+        f"{counts['triples']} triples (about {counts['tokens']:,} tokens; {counts['dropped']} nodes did not fit). Nothing in it is dated "
+        f"later than {escape(answer.date)}.</p>",
+        "<h2>The retrieved subgraph</h2>", f"<div class=wide tabindex=0>{drawing}</div>",
+        "<p class=soft>Left: the customer. Middle: assets of their own trades (stage 1). Right: the assets named, best "
+        "first. Full lines: traded before. Dashed: same sector, industry or sub-category. Dotted: bought together by "
+        "others. An asset without a line comes from what most people bought.</p>",
+        "<h2>The answer, with what it rests on</h2>", _answer(answer), _figures(metrics), _tails(metrics),
+    ]  # fmt: skip
+    body = "\n".join(part for part in parts if part)
+    title = f"Advice for {escape(answer.customer)}"
+    return (
+        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{title}</title>"
+        f"<meta name=viewport content='width=device-width,initial-scale=1'><style>{_STYLE}</style></head>"
+        f"<body>{body}</body></html>\n"
+    )
+
+
+def _answer(answer: Answer) -> str:
+    rows = []
+    for place, named in enumerate(answer.assets, 1):
+        chance = "" if named.p_buy is None else f" · P(buy) {named.p_buy:.3f} · P(rise) {named.p_rise:.3f}"
+        facts = "".join(
+            f"<li>{escape(each.sentence)} <code>{escape(each.subject)} {escape(each.predicate)} {escape(each.object)}"
+            f"</code> <span class=soft>({each.graph} graph)</span></li>"
+            for each in named.citations
+        )
+        head = f"{place}. {escape(named.isin or 'a line that names no asset')} <span class=soft>{escape(named.name)}"
+        rows.append(
+            f"<details{' open' if place == 1 else ''}><summary>{head}{chance}</span></summary>"
+            f"<ul>{facts or '<li class=soft>No retrieved triple stands behind it.</li>'}</ul></details>"
+        )
+    return "\n".join(rows)
+
+
+def _figures(metrics: Mapping[str, Any] | None) -> str:
+    if metrics is None:
+        return "<p class=soft>No figures yet: habitus advisor evaluate RUN.</p>"
+    body = []
+    for name, row in metrics["rows"].items():
+        cells = [_span(row["cond"][key]) for key in ("pref", "prof", "comb")]
+        cells += [_number(row["all"][key]["value"]) for key in ("pref", "prof", "comb", "ndcg", "roi")]
+        own = " class=own" if name.split(",")[0] in metrics["tail_recall"] else ""
+        body.append(f"<tr{own}><td>{escape(name)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    heads = ("Row", *HEAD, *(f"{name}, all" for name in HEAD), "nDCG@10", "Monthly ROI@10")
+    share = 1 - metrics["excluded_share_of_cond"]
+    note = (
+        f"{metrics['n_cases']:,} cases of {metrics['n_customers']:,} customers on {len(metrics['dates'])} days. The "
+        f"first three columns are the cases in which something was bought that rose ({share:.0%} of all), with 95 % intervals over customers; the others count every case, one without a later buy as a miss."
+    )
+    return f"<h2>Who ranks best</h2><p>{escape(verdict(metrics))}</p>{_table(heads, body)}<p class=soft>{note}</p>"
+
+
+def _tails(metrics: Mapping[str, Any] | None) -> str:
+    if metrics is None:
+        return ""
+    body = [
+        f"<tr><td>{escape(name)}</td><td>{_span(row)}</td><td>{row['n']:,}</td></tr>"
+        for name, row in metrics["tail_recall"].items()
+    ]
+    note = "Share of later buys, neither held nor among the 25 most bought, that are among the 25 retrieved assets."
+    return f"<h2>What each way retrieves</h2><p>{note}</p>{_table(('Way', 'Tail recall@25', 'Cases'), body)}"
+
+
+def _table(heads: Sequence[str], body: Sequence[str]) -> str:
+    top = "".join(f"<th scope=col>{escape(name)}</th>" for name in heads)
+    return (
+        f"<div class=wide tabindex=0><table><thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _span(value: Mapping[str, Any]) -> str:
+    if value["value"] is None:
+        return "–"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
