@@ -14,7 +14,7 @@ SMALL = {
     "item_knn": {"k": 20},
     "mf_bpr": {"d_model": 16, "epochs": 40, "lr": 0.03, "batch": 512},
     "lightgcn": {"d_model": 16, "epochs": 40, "lr": 0.03, "batch": 512},
-    "caser": {"epochs": 8, "model": {"d_model": 16}, "lr": 0.01, "length": 20},
+    "caser": {"epochs": 20, "model": {"d_model": 16}, "lr": 0.02, "length": 20},
     "sasrec": {"epochs": 8, "model": {"d_model": 16, "n_blocks": 1}, "lr": 0.01, "length": 20},
     "gru4rec": {"epochs": 20, "model": {"d_model": 16}, "lr": 0.02, "length": 20},
     "responder": {},
