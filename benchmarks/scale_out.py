@@ -260,14 +260,14 @@ def losses_apart(one: Any, other: Any) -> float:
 # two workers against one ---------------------------------------------------------------------------------------------
 
 
-def ratio(folder: Path, n: int, n_trained: int, rounds: int) -> None:
+def ratio(folder: Path, n: int, n_trained: int, rounds: int, chosen: list[str]) -> None:
     from habitus.data.ingest import ingest
     from habitus.tasks.predict import predict
     from habitus.tasks.train import train
 
     log = made(folder, n)
-    store = ingest(log, folder / "big.store", n_shards=16)
-    small = ingest(made(folder, n_trained, "small"), folder / "small.store", n_shards=8)
+    store = ingest(log, folder / "big.store", n_shards=16, replace=True)
+    small = ingest(made(folder, n_trained, "small"), folder / "small.store", n_shards=8, replace=True)
     texts = {"days": recipe(folder, DAYS), "events": recipe(folder, EVENTS)}
     run = train(texts["days"], out=folder / "asked", store=small.path)
 
@@ -287,12 +287,12 @@ def ratio(folder: Path, n: int, n_trained: int, rounds: int) -> None:
         "train BehaveGPT": trained("events"),
     }
     with cluster(2):
-        warm = [(folder / "warm", k) for k in (1, 2)]
-        for goal, workers in warm:
-            ingested(workers, goal)
-            shutil.rmtree(goal)
+        if "ingest" in chosen:  # so that workers have started
+            ingested(2, folder / "warm")
+            shutil.rmtree(folder / "warm")
         for verb, do in verbs.items():
-            compare(folder, verb, do, rounds)
+            if verb.split()[0] in chosen:
+                compare(folder, verb, do, rounds)
 
 
 def compare(folder: Path, verb: str, do: Callable[[int, Path], None], rounds: int) -> None:
@@ -372,7 +372,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, help="Events of the log.")
     parser.add_argument("--trained", type=int, default=500_000, help="Events of the log that is trained on (ratio).")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--stages", default="ingest,train,predict", help="Of the whole, in a kept folder.")
+    parser.add_argument("--stages", default="ingest,train,predict", help="Verbs to measure (ratio, whole).")
     parser.add_argument("--folder", type=Path, help="Where to work; kept. Default: a temporary one.")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -381,7 +381,7 @@ def main() -> None:
         if asked.part in ("proof", "kill"):
             {"proof": proof, "kill": kill}[asked.part](folder, asked.events or 600_000)
         elif asked.part == "ratio":
-            ratio(folder, asked.events or 6_000_000, asked.trained, asked.rounds)
+            ratio(folder, asked.events or 6_000_000, asked.trained, asked.rounds, asked.stages.split(","))
         else:
             whole(folder, asked.events or 100_000_000, asked.stages.split(","))
 
