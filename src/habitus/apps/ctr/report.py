@@ -181,15 +181,24 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _differences(metrics: Mapping[str, Any]) -> str:
-    if not metrics["differences"]:
-        return ""
-    cells = [
+    """Draw the table against one model, and that of further pairs."""
+    head = ("Model", "AUC", "Relative", "Log loss (less is better)", "Reading")
+    text = ""
+    if metrics["differences"]:
+        title = f"<h2>Against {escape(metrics['against'])}, paired, first seed</h2>"
+        text = title + _table(head, _paired(metrics["differences"]))
+    if pairs := metrics.get("pairs"):
+        named = [row | {"model": f"{row['model']} against {row['against']}"} for row in pairs]
+        text += "<h2>Further pairs, first seed</h2>" + _table(head, _paired(named))
+    return text
+
+
+def _paired(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    return [
         (row["model"], _signed(row["auc"]), f"{100 * row['relative_auc']:+.2f} %", _signed(row["log_loss"], 5),
          row["verdict"])
-        for row in metrics["differences"]
+        for row in rows
     ]  # fmt: skip
-    head = ("Model", "AUC", "Relative", "Log loss (less is better)", "Reading")
-    return f"<h2>Against {escape(metrics['against'])}, paired, first seed</h2>" + _table(head, cells)
 
 
 def _ladder(rows: Sequence[Mapping[str, Any]]) -> str:

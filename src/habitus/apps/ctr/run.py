@@ -48,8 +48,8 @@ class CtrRecipe(Config):
     `user_share` keeps a share of users, by a hash, in all parts. Each model is a table of its own with `kind`:
     `linear`, `trees`, `ctr_mlp`, `din` or `time_bst`, its settings, and possibly a dial of its own (`features`)
     and a share of the users, by a hash, that train and choose it (`train_share`); all are tested on all.
-    `vectors` are patterns of tables below the data folder that `habitus embed` wrote: LURM vectors or BehaveGPT states,
-    for models whose dial is `+lurm`.
+    `pairs` are further models to compare, one with the other. `vectors` are patterns of tables below the data folder
+    that `habitus embed` wrote: LURM vectors or BehaveGPT states, for models whose dial is `+lurm`.
     `rungs` maps a model to the ceiling of a world (`s1` to `s5`) and how far below it may stay.
 
     >>> CtrRecipe.parse({"name": "x", "source": "taobao_ad", "models": {"LR": {"kind": "linear"}}}).against
@@ -65,6 +65,7 @@ class CtrRecipe(Config):
     min_count: int = Field(10, gt=0)
     against: str = "LR"
     user_share: float = Field(1.0, gt=0, le=1)
+    pairs: tuple[tuple[str, str], ...] = ()
     vectors: tuple[str, ...] = ()
     models: dict[str, dict[str, Any]]
     rungs: dict[str, tuple[str, float]] = Field(default_factory=dict)
@@ -95,8 +96,10 @@ def read_ctr_recipe(path: str | Path) -> CtrRecipe:
     recipe = CtrRecipe.parse(read_toml(path), where=str(path))
     for name in recipe.models:
         recipe.settings(name)
-    if recipe.against not in recipe.models:
-        raise ConfigError(f"one of: {', '.join(recipe.models)}", repr(recipe.against), where=f"{path}: against")
+    for key, names in (("against", (recipe.against,)), ("pairs", sum(recipe.pairs, ()))):
+        for name in names:
+            if name not in recipe.models:
+                raise ConfigError(f"one of: {', '.join(recipe.models)}", repr(name), where=f"{path}: {key}")
     return recipe
 
 
@@ -158,7 +161,7 @@ def train_ctr(recipe: CtrRecipe, folder: str | Path, out: str | Path, *, say: An
 def evaluate_ctr(run: str | Path, *, part: Literal["valid", "test"] = "test") -> dict[str, Any]:
     """Judge every trained model and seed on one part and write RUN/metrics.json.
 
-    Differences, segments and the ladder are those of the first seed, `seed_sd` says how seeds differ.
+    Differences and segments are those of the first seed; the ladder takes the mean over seeds.
     """
     run = Path(run)
     recipe, folder = _opened(run)
@@ -184,12 +187,27 @@ def evaluate_ctr(run: str | Path, *, part: Literal["valid", "test"] = "test") ->
     if not cards:
         raise ArtifactError("trained models", "none", where=str(run / "models"), fix="habitus ctr train RECIPE")
     rows = next(iter(tables.values()))[part]
-    found = _compared(recipe, rows, next(iter(tables.values()))["train"], {n: v[min(v)] for n, v in p.items()})
+    first = {name: by_seed[min(by_seed)] for name, by_seed in p.items()}
+    found = _compared(recipe, rows, next(iter(tables.values()))["train"], first)
+    found["pairs"] = [
+        differences(rows.label, {one: first[one], other: first[other]}, rows.user, against=other)[0]
+        for one, other in recipe.pairs
+        if one in first and other in first
+    ]
     found |= {"format": FORMAT, "name": recipe.name, "part": part, "against": recipe.against, "cards": cards}
     found["ceilings"] = ceilings_of(Path(folder), rows)
-    first = {card["model"]: card for card in reversed(cards)}
-    found["ladder"] = ladder(first, found["ceilings"], recipe.rungs) if found["ceilings"] else []
+    found["ladder"] = ladder(_means(cards), found["ceilings"], recipe.rungs) if found["ceilings"] else []
     write_json(run / "metrics.json", _plain(found))
+    return found
+
+
+def _means(cards: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Give what the ladder needs as means over the seeds of each model."""
+    found: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(card["model"] for card in cards):
+        mine = [card for card in cards if card["model"] == name]
+        keys = [key for key in ("auc", "auc_error", "expected_auc") if key in mine[0]]
+        found[name] = {key: float(np.mean([card[key] for card in mine])) for key in keys}
     return found
 
 

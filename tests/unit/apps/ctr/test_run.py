@@ -20,6 +20,7 @@ app = "ctr"
 source = "taobao_ad"
 min_count = 3
 calibration = "platt"
+pairs = [["DIN", "LR"]]
 
 [models.LR]
 kind = "linear"
@@ -55,12 +56,14 @@ def test_world_train_evaluate_predict_report(tmp_path: Path):
     assert [card["model"] for card in found["cards"]] == ["LR", "DIN"]
     assert list(found["ceilings"].values()) == sorted(found["ceilings"].values())
     assert found["ladder"][0]["rung"] == "s1"
+    assert found["pairs"] == found["differences"]
     table = pl.read_parquet(run / "p.parquet")
     assert table.columns == ["user", "time", "ad", "score", "p", "model", "as_of"]
     assert len(table) == found["cards"][0]["n_rows"]
     np.testing.assert_allclose(1 / (1 + np.exp(-table["score"].to_numpy())), table["p"].to_numpy(), atol=1e-9)
     page = (run / "report.html").read_text("utf-8")
     assert "The ladder of ceilings" in page
+    assert "DIN against LR" in page
     assert "http" not in page
     again = CliRunner().invoke(app, ["ctr", *asked[1].split()])
     assert "seed 0" not in again.output  # nothing is trained twice
@@ -72,6 +75,7 @@ def test_what_a_recipe_may_not_say(tmp_path: Path):
         (RECIPE.replace('kind = "din"', 'kind = "dim"'), "a kind out of"),
         (RECIPE.replace("epochs = 1", "epoch = 1"), "did you mean 'epochs'"),
         ('against = "RL"\n' + RECIPE, "one of: LR, DIN"),
+        (RECIPE.replace('[["DIN", "LR"]]', '[["DIN", "RL"]]'), "pairs"),
     ):
         path.write_text(wrong, "utf-8")
         with pytest.raises(ConfigError, match=words):
