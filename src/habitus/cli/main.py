@@ -21,6 +21,7 @@ from habitus.cli.generate import generate
 from habitus.cli.ilora import ilora
 from habitus.cli.ingest import ingest
 from habitus.cli.lm import lm
+from habitus.cli.personas import personas
 from habitus.cli.predict import predict
 from habitus.cli.probe import probe
 from habitus.cli.report import report
@@ -48,7 +49,7 @@ VERBS = (
     simulate,
     serve,
 )
-APPS = (abtest, advisor, bubble, ctr, ilora, lm)  # each a group of verbs, made by `habitus.cli.apps.group`
+APPS = (abtest, advisor, bubble, ctr, ilora, lm, personas)  # each a group of verbs, made by `habitus.cli.apps.group`
 
 app = typer.Typer(
     name="habitus",
