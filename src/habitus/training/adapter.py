@@ -33,7 +33,7 @@ from habitus.training.checkpoints import (
 )
 from habitus.training.distributed import by_number, is_sharded, shard, whole_weights
 from habitus.training.objectives import Loss, Objective, ratios, score
-from habitus.training.rows import RowAdamW, clip_norm
+from habitus.training.rows import RowAdamW, clip_norm, share_rows, unshared
 from habitus.training.throughput import Meter
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class Feed:
             self.loader.set_epoch(self.place.epoch)
             if self.place.loader is not None:
                 self.loader.load_state_dict(self.place.loader)
-            n_rounds = (len(self.loader) // self.per_step - self.place.batch) * self.per_step // n_devices
+            per_step = n_devices if self.per_step % n_devices else self.per_step
+            n_rounds = (len(self.loader) // per_step - self.place.batch) * per_step // n_devices
             if hasattr(self.loader, "share"):
                 self.loader.share = rank, n_devices  # pyright: ignore
         yield from self._rounds(rank, n_devices, n_rounds)
@@ -117,6 +118,7 @@ class Adapter(pl.LightningModule):
         self.average = Average(config.averaging, decay=config.ema_decay, n_epochs=config.average_epochs)
         self.meter, self.recent = Meter(1.0), Meter(1.0)
         self.n_epochs = config.epochs
+        self._ddp_params_and_buffers_to_ignore = unshared(self)  # the name by which DDP looks for them
         self._sums: list[Tensor] | None = None
         self._valid: list[Tensor] = []
         self._average_state: dict[str, Any] | None = None
@@ -214,6 +216,11 @@ class Adapter(pl.LightningModule):
         if every and place.step % every == 0 and not self.trainer.is_last_batch:
             self.save()  # the last batch of an epoch is followed by the checkpoint of that epoch
         self._clock = time.perf_counter()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Bring the gradients of tables by row together, which DDP leaves out."""
+        if self._ddp_params_and_buffers_to_ignore and _is_distributed():
+            share_rows(self.get_parameter(name) for name in self._ddp_params_and_buffers_to_ignore)
 
     def configure_gradient_clipping(self, optimizer: Any, *limits: Any, **named: Any) -> None:
         """Clip the norm over all weights here: Lightning's own way refuses fused optimisers under bf16."""

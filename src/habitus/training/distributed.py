@@ -75,7 +75,8 @@ def first_then_others() -> Iterator[None]:
 def devices_of(config: TrainingConfig) -> dict[str, Any]:
     """Give Lightning's `devices`, `num_nodes` and `strategy`."""
     if not is_launched():
-        alone = "auto" if config.strategy == "fsdp" else config.strategy
+        is_one = str(config.devices) == "1"
+        alone = "auto" if is_one or config.strategy == "fsdp" else config.strategy
         return {"devices": config.devices, "strategy": alone}
     size = world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))

@@ -156,7 +156,7 @@ def fit(
         recover(folder / LAST)
         remove_partial(folder)
     barrier()
-    mark_tables(model, 0 if is_to_shard(config) else config.by_row)
+    mark_tables(model, 0 if config.strategy == "fsdp" else config.by_row)  # alone too: such a run may move
     n_batches = len(train_loader)
     for part, loader in (("training", train_loader), ("validation", valid_loader)):
         if loader is not None and len(loader) == 0:

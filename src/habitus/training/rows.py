@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from habitus.models.layers.catalogue import BY_ROW
@@ -60,6 +61,48 @@ class RowAdamW(torch.optim.AdamW):
         state["exp_avg"][rows], state["exp_avg_sq"][rows] = mean, square
         size = (square / (1 - two**step)).sqrt_().add_(group["eps"])
         weight.index_add_(0, rows, mean / (1 - one**step) / size, alpha=-group["lr"])
+
+
+@torch.no_grad()
+def share_rows(weights: Iterable[Tensor]) -> None:
+    """Average sparse gradients over all processes: only the rows that a step has read travel.
+
+    DDP itself leaves these weights out (`unshared`), for it knows sparse gradients of modules alone.
+    """
+    n = dist.get_world_size()
+    for weight in weights:
+        own = _sparse(weight)
+        if own is None:  # the loss reads every row
+            dist.all_reduce(weight.grad)
+            weight.grad.div_(n)  # pyright: ignore
+            continue
+        size = torch.tensor([own._nnz()], device=weight.device)
+        sizes = [torch.zeros_like(size) for _ in range(n)]
+        dist.all_gather(sizes, size)
+        most = int(torch.cat(sizes).max())
+        rows = torch.zeros(most, dtype=torch.int64, device=weight.device)
+        values = torch.zeros(most, weight.shape[1], dtype=weight.dtype, device=weight.device)
+        rows[: own._nnz()], values[: own._nnz()] = own.indices()[0], own.values()
+        every_row, every_value = ([torch.zeros_like(part) for _ in range(n)] for part in (rows, values))
+        dist.all_gather(every_row, rows)
+        dist.all_gather(every_value, values)
+        kept = [int(size) for size in sizes]
+        index = torch.cat([part[:k] for part, k in zip(every_row, kept)])[None]
+        value = torch.cat([part[:k] for part, k in zip(every_value, kept)]) / n
+        weight.grad = torch.sparse_coo_tensor(index, value, weight.shape).coalesce()
+
+
+def _sparse(weight: Tensor) -> Tensor | None:
+    """Give the sparse gradient of a weight, without rows where it has none; None for a dense one."""
+    if weight.grad is None:
+        none = torch.zeros(1, 0, dtype=torch.int64, device=weight.device)
+        return torch.sparse_coo_tensor(none, weight.new_zeros(0, weight.shape[1]), weight.shape).coalesce()
+    return weight.grad.coalesce() if weight.grad.is_sparse else None
+
+
+def unshared(module: nn.Module) -> list[str]:
+    """Name the weights whose gradients DDP must leave to `share_rows`."""
+    return [name for name, weight in module.named_parameters() if getattr(weight, BY_ROW, False)]
 
 
 @torch.no_grad()

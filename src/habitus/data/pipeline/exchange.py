@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-PIECE = 8_000_000  # rows that a worker reads at most
+PIECE = 8_000_000  # rows that a worker reads at most, up to 8 billion in all
 SMALLEST_PIECE = 100_000  # fewer are not worth a job
-GROUP = 8_000_000  # rows that a worker sorts, where shards are smaller
+GROUP = 8_000_000  # rows that a worker sorts, where shards are smaller, up to 8 billion in all
+MOST = 1_000  # pieces, and groups: rows are exchanged in a file per piece and group
 PER_WORKER = 2  # jobs per worker at least, so that a slow one holds up little
 
 
@@ -157,7 +158,7 @@ class SharedPasses:
         return self._plan
 
     def _planned(self, schema: Schema, work: Path, n_shards: int, n_rows: int, erased: Path | None) -> Plan:
-        n_groups = min(n_shards, max(PER_WORKER * n_workers(self.engine), -(-n_rows // GROUP)))
+        n_groups = min(n_shards, MOST, max(PER_WORKER * n_workers(self.engine), -(-n_rows // GROUP)))
         exchange = work.absolute() / "exchange"
         exchange.mkdir()
         self._plan = Plan(
@@ -209,7 +210,7 @@ class SharedPasses:
 def cut(source: Ready, at_least: int) -> Iterator[Piece]:
     """Cut a source into pieces: of one file each, so that a worker opens no other, where all have the same columns."""
     n_rows = sum(part.n_rows for part in source.parts)
-    size = max(min(PIECE, -(-n_rows // at_least)), SMALLEST_PIECE)
+    size = max(min(PIECE, -(-n_rows // at_least)), SMALLEST_PIECE, -(-n_rows // MOST))
     if not _is_alike(source):
         for number, low in enumerate(range(0, max(n_rows, 1), size)):
             yield Piece(number, source, 0, 0, low, min(low + size, n_rows))
