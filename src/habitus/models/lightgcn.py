@@ -55,7 +55,7 @@ class LightGCN(nn.Module):
     def __init__(self, config: LightGCNConfig, n_users: int, n_items: int, seed: int = 0) -> None:
         super().__init__()
         self.config, self.n_users, self.n_items = config, n_users, n_items
-        self.graph: Any = None
+        self.graph: Graph | None = None
         draw = torch.Generator().manual_seed(seed)
         size = (n_users + n_items, config.d_model)
         self.table = nn.Parameter(torch.empty(size).normal_(0.0, config.std, generator=draw))
@@ -74,16 +74,27 @@ class LightGCN(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch calls this layout a prototype
             parts = (torch.from_numpy(x) for x in (first, b, weight))
-            self.graph = torch.sparse_csr_tensor(*parts, size=(n, n), check_invariants=True)
+            self.graph = Graph(torch.sparse_csr_tensor(*parts, size=(n, n), check_invariants=True))
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Give the smoothed tables of users U D and items V D."""
         total = layer = self.table
         for _ in range(self.config.n_layers):
-            layer = _Smooth.apply(layer, self.graph)  # pyright: ignore
+            assert self.graph is not None, "connect first"
+            layer = _Smooth.apply(layer, self.graph.table)  # pyright: ignore
             total = total + layer
         mean = total / (self.config.n_layers + 1)
         return mean[: self.n_users], mean[self.n_users :]
+
+
+class Graph:
+    """A sparse table that copies share: it is never changed, and torch cannot copy it."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
+        return self
 
 
 class _Smooth(torch.autograd.Function):

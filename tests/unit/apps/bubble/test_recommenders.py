@@ -1,5 +1,7 @@
 """Each recommender learns what is there to learn, keeps still when frozen, and gives the same bits for a seed."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,19 @@ def test_same_seed_same_bits_frozen_stays_and_new_likes_count(kind, stage):
     two.update(log, "retrain", 1)
     assert np.array_equal(one.scores(n), two.scores(n))
     assert not np.array_equal(first, one.scores(n))
+
+
+@pytest.mark.parametrize("kind", list(SMALL))
+def test_a_copy_goes_its_own_way_from_where_the_first_stood(kind, stage):
+    one, n = fitted(kind, stage), len(stage.agents)
+    two, three = copy.deepcopy(one), copy.deepcopy(one)
+    before = np.array(one.scores(n))
+    two.update(more(stage), "retrain", 1)
+    assert np.array_equal(one.scores(n), before)
+    one.update(more(stage), "retrain", 1)
+    three.update(more(stage), "retrain", 1)
+    assert np.array_equal(one.scores(n), two.scores(n))
+    assert np.array_equal(one.scores(n), three.scores(n))
 
 
 @pytest.mark.parametrize("kind", ["item_knn", "mf_bpr", "lightgcn", "caser", "sasrec", "gru4rec"])
