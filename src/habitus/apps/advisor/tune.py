@@ -1,8 +1,8 @@
 """Adapters of a language model, tuned by KTO on what customers did: wanted answers and unwanted ones, one by one.
 
 Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic Optimization", arXiv 2402.01306; the settings are those
-of FLARKO (arXiv 2510.15993). The reference model is the same one with its adapters off. Small and plain: one row a step of
-memory, no quantisation.
+of FLARKO (arXiv 2510.15993). The reference model is the same one with its adapters off. Small and plain: no
+quantisation, whole batches in memory.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from habitus.core.errors import TrainingError, require
 from habitus.core.seeds import generator
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from habitus.apps.advisor.advise import Advisor
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -53,28 +51,6 @@ class TuneConfig(Config):
     seed: int = 0
 
 
-def kto_loss(
-    policy: Tensor, reference: Tensor, policy_mismatched: Tensor, reference_mismatched: Tensor, is_desired: Tensor,
-    *, beta: float = 0.1, weight_desired: float = 1.0, weight_undesired: float = 1.0,
-) -> Tensor:  # fmt: skip
-    """Give the loss of a batch from log probabilities of whole answers, each float [B].
-
-    r = beta (policy - reference); z = max(0, mean of r over mismatched pairs of prompt and answer), without gradient;
-    w (1 - sigmoid(r - z)) for desired answers, w (1 - sigmoid(z - r)) for others; the mean over the batch.
-
-    >>> import torch
-    >>> zero = torch.zeros(2)
-    >>> float(kto_loss(zero, zero, zero, zero, torch.tensor([True, False])))
-    0.5
-    """
-    import torch
-
-    r = beta * (policy - reference)
-    z = (beta * (policy_mismatched - reference_mismatched)).mean().clamp(min=0).detach()
-    good, bad = 1 - torch.sigmoid(r - z), 1 - torch.sigmoid(z - r)
-    return torch.where(is_desired, weight_desired * good, weight_undesired * bad).mean()
-
-
 @dataclass(frozen=True)
 class Example:
     """One row: ids of prompt and answer, and whether the answer is wanted."""
@@ -97,24 +73,6 @@ def with_adapters(model: Any, config: TuneConfig) -> Any:
     return peft.get_peft_model(model, lora)
 
 
-def log_probability(model: Any, prompts: list[list[int]], answers: list[list[int]]) -> Tensor:
-    """Give the log probability of each answer after its prompt: float [B]."""
-    import torch
-
-    size = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
-    ids = torch.zeros(len(prompts), size, dtype=torch.long)
-    mask = torch.zeros(len(prompts), size, dtype=torch.long)
-    is_answer = torch.zeros(len(prompts), size, dtype=torch.bool)
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        n = len(prompt) + len(answer)
-        ids[row, :n] = torch.tensor(prompt + answer)
-        mask[row, :n] = 1
-        is_answer[row, len(prompt) : n] = True
-    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-    found = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[..., 0]
-    return (found * is_answer[:, 1:]).sum(1)
-
-
 def fit_kto(model: Any, examples: list[Example], config: TuneConfig) -> list[float]:
     """Tune the adapters of a model in place; give the loss of each step. The mismatched answer is the next row's.
 
@@ -122,8 +80,12 @@ def fit_kto(model: Any, examples: list[Example], config: TuneConfig) -> list[flo
     """
     import torch
 
+    from habitus.training.objectives.kto import KTO, Judgements, KTOConfig
+
     if len(examples) < 2:
         raise TrainingError("two rows or more", str(len(examples)), where="KTO")
+    weights = {"desired": config.weight_desired, "undesired": config.weight_undesired}
+    objective = KTO(KTOConfig.parse({"beta": config.beta} | weights))
     tuned = [part for part in model.parameters() if part.requires_grad]
     optimiser = torch.optim.AdamW(tuned, lr=config.lr)
     batch = min(config.batch, len(examples))
@@ -134,7 +96,8 @@ def fit_kto(model: Any, examples: list[Example], config: TuneConfig) -> list[flo
         order = generator(config.seed, "kto", epoch).permutation(len(examples))
         for start in range(0, len(order) - batch + 1, batch):
             rows = [examples[at] for at in order[start : start + batch]]
-            loss = _loss(model, rows, config)
+            prompts, answers = [row.prompt for row in rows], [row.answer for row in rows]
+            loss = objective(model, Judgements.of(prompts, answers, [row.is_desired for row in rows])).value
             if not bool(torch.isfinite(loss)):
                 raise TrainingError("a finite loss", str(float(loss)), where=f"step {len(losses)}", fix="a smaller lr")
             optimiser.zero_grad()
@@ -143,25 +106,6 @@ def fit_kto(model: Any, examples: list[Example], config: TuneConfig) -> list[flo
             schedule.step()
             losses.append(float(loss.detach()))
     return losses
-
-
-def _loss(model: Any, rows: list[Example], config: TuneConfig) -> Tensor:
-    import torch
-
-    prompts, answers = [row.prompt for row in rows], [row.answer for row in rows]
-    shifted = answers[1:] + answers[:1]
-    with torch.no_grad():
-        other = log_probability(model, prompts, shifted)
-        with model.disable_adapter():
-            reference, other_reference = (
-                log_probability(model, prompts, answers),
-                log_probability(model, prompts, shifted),
-            )
-    desired = torch.tensor([row.is_desired for row in rows])
-    return kto_loss(
-        log_probability(model, prompts, answers), reference, other, other_reference, desired, beta=config.beta,
-        weight_desired=config.weight_desired, weight_undesired=config.weight_undesired,
-    )  # fmt: skip
 
 
 def examples_of(advisor: Advisor, tokenizer: Any, config: TuneConfig) -> list[Example]:
@@ -178,7 +122,7 @@ def examples_of(advisor: Advisor, tokenizer: Any, config: TuneConfig) -> list[Ex
             wanted = np.flatnonzero(good[at])[: config.n_answer]
             rest = draw.permutation(np.flatnonzero(~good[at] & view.is_open))[: max(len(wanted), 1)]
             subgraph = advisor.subgraph(str(market.source.customer_ids[people[at]]), day)
-            prompt = encoded(tokenizer, messages(subgraph, k=len(wanted)))[: config.max_length]
+            prompt = encoded(tokenizer, messages(subgraph, k=len(wanted)))
             for codes, is_desired in ((wanted, True), (rest, False)):
                 text = "".join(f"\n- {market.source.isins[code]}" for code in codes)
                 found.append(Example(prompt, list(tokenizer(text, add_special_tokens=False)["input_ids"]), is_desired))
@@ -197,8 +141,10 @@ def tune_adapters(
     tokenizer, base = LocalModel(Path(folder)).load()
     torch.manual_seed(config.seed)
     model = with_adapters(base, config).train()
-    examples = examples_of(advisor, tokenizer, config)
-    say(f"{len(examples)} rows")
+    made = examples_of(advisor, tokenizer, config)
+    # a graph cut by tokens would be no graph: such a row is left out whole
+    examples = [row for row in made if len(row.prompt) + len(row.answer) <= config.max_length]
+    say(f"{len(examples)} rows; left out, longer than {config.max_length:,} tokens: {len(made) - len(examples)}")
     losses = fit_kto(model, examples, config)
     with new_folder(out) as beside:
         model.save_pretrained(str(beside))
