@@ -173,16 +173,34 @@ def recipe(folder: Path, text: str, every: int = 0, history: int = 56) -> Path:
 
 
 def killing(nodes: Any, is_due: Callable[[], bool]) -> threading.Thread:
-    """Kill the newest node as soon as it is due."""
+    """Kill a node that works, not the head, as soon as it is due."""
 
     def wait() -> None:
         while not is_due():
             time.sleep(0.1)
-        nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
+        while (node := at_work(nodes)) is None:
+            time.sleep(0.1)
+        nodes.remove_node(node, allow_graceful=False)
+        print("  a node at work was killed", flush=True)
 
     thread = threading.Thread(target=wait)
     thread.start()
     return thread
+
+
+def at_work(nodes: Any) -> Any:
+    """Give a node beside the head, one of whose workers does a job or trains; None while there is none."""
+    import psutil
+
+    busy = set()
+    for process in psutil.process_iter(["cmdline", "ppid"]):
+        line = (process.info["cmdline"] or [""])[0]
+        if line.startswith("ray::_checked") or (line.startswith("ray::") and "Train" in line and "Control" not in line):
+            busy.add(process.info["ppid"])
+    for node in nodes.worker_nodes:
+        if any(each.process.pid in busy for each in node.all_processes.get("raylet", [])):
+            return node
+    return None
 
 
 def alone(folder: Path, n: int) -> tuple[Any, Any, dict[str, Any], dict[str, Path]]:
