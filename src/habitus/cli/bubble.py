@@ -17,13 +17,16 @@ def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe of this app (TOML).")],
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="The folder of the run [default: runs/NAME].")] = None,
     store: StorePath = None,
+    pairs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Stop after N pairs of worlds [default: the recipe's].")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Worlds played at once, a core each.")] = 2,
 ) -> None:
     """Play all worlds of a recipe and measure them. The same call again goes on with what is missing."""
     from habitus.apps.bubble.report import lines
     from habitus.apps.bubble.run import read_run, run_bubble
 
-    path = run_bubble(recipe, out, store=store, workers=workers, say=typer.echo)
+    path = run_bubble(recipe, out, store=store, workers=workers, pairs=pairs, say=typer.echo)
     typer.echo(lines(read_run(path)))
     typer.echo(f"wrote {path / 'metrics.json'}; next\n  habitus bubble report {path}")
 

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -105,8 +105,16 @@ def read_bubble_recipe(path: str | Path) -> BubbleRecipe:
     return BubbleRecipe.parse(read_toml(path), where=str(path)).checked(str(path))
 
 
-def parts_of(recipe: BubbleRecipe) -> list[Part]:
-    """List what a recipe plays: recommenders, the ruler, strengths, shares of chance."""
+def parts_of(recipe: BubbleRecipe, pairs: int | None = None) -> list[Part]:
+    """List what a recipe plays: recommenders, the ruler, strengths, shares of chance; at most so many pairs of each."""
+    every = _parts(recipe)
+    if pairs is None:
+        return every
+    few = [part.config.model_copy(update={"pairs": min(pairs, part.config.pairs)}) for part in every]
+    return [replace(part, config=config) for part, config in zip(every, few)]
+
+
+def _parts(recipe: BubbleRecipe) -> list[Part]:
     loop = recipe.loop
     found = [Part(name, name, dict(values), loop, "main") for name, values in recipe.recommenders.items()]
     found.append(Part(RULER, RULER, {"kind": "responder", "rho": 1.0}, loop, "ruler"))
@@ -154,11 +162,13 @@ def run_bubble(
     *,
     store: str | Path | None = None,
     workers: int = 2,
+    pairs: int | None = None,
     say: Callable[[str], Any] = print,
 ) -> Path:
     """Play what is not there yet of every world of a recipe, measure all, write RUN/metrics.json.
 
-    A killed call goes on with the next set of worlds. Figures do not depend on `workers`.
+    A killed call goes on with the next set of worlds. Figures do not depend on `workers`. `pairs` stops after so many
+    pairs: a first look, which a later call without it goes on from.
 
     Errors: `ConfigError` when the folder holds a run of another recipe; `StoreError` when the log is not a store.
     """
@@ -168,22 +178,24 @@ def run_bubble(
     _start(path, Path(recipe_path).read_text("utf-8"), opened)
     stage, facts = make_stage(recipe, opened)
     say(f"{facts['n_agents']:,} agents, {facts['n_items']:,} items, {facts['n_categories']} categories")
-    began, parts = time.perf_counter(), parts_of(recipe)
+    began, parts = time.perf_counter(), parts_of(recipe, pairs)
     todo = [(part, pair) for pair in range(max(p.config.pairs for p in parts)) for part in parts
             if pair < part.config.pairs and not _file(path, part, pair).is_file()]  # fmt: skip
     for number, (part, pair, seconds) in enumerate(_played(path, stage, todo, workers), 1):
         say(f"{part.label}, pair {pair + 1}: {seconds:.0f} s ({number} of {len(todo)})")
     played = time.perf_counter() - began
-    metrics = measure_run(path, recipe, stage, facts)
+    metrics = measure_run(path, recipe, stage, facts, pairs)
     metrics["wall"] = {"played": played, "workers": workers, "n_played": len(todo)}
     write_json(path / "metrics.json", plain(metrics))
     return path
 
 
-def measure_run(path: Path, recipe: BubbleRecipe, stage: Stage, facts: dict[str, Any]) -> dict[str, Any]:
+def measure_run(
+    path: Path, recipe: BubbleRecipe, stage: Stage, facts: dict[str, Any], pairs: int | None = None
+) -> dict[str, Any]:
     """Measure the worlds in a folder: one row per part, groups of the main ones, and the published findings."""
     rows, groups = [], {}
-    for part in parts_of(recipe):
+    for part in parts_of(recipe, pairs):
         played = [Played.load(_file(path, part, pair)) for pair in range(part.config.pairs)]
         found = measure(stage, played, part.config)
         kind = str(part.values["kind"])
@@ -195,7 +207,7 @@ def measure_run(path: Path, recipe: BubbleRecipe, stage: Stage, facts: dict[str,
     for row in rows:
         row["rel"] = row["gap"]["value"] / ruler if abs(ruler) > 1e-9 else None
     made = json.loads((path / "run.json").read_text("utf-8"))
-    loop = recipe.loop.model_dump(mode="json")
+    loop = recipe.loop.model_dump(mode="json") | {"pairs": rows[0]["n_pairs"]}
     return {"format": FORMAT, "name": recipe.name, "made": made, "log": facts, "loop": loop, "rows": rows,
             "groups": groups, "findings": findings_of(rows)}  # fmt: skip
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from habitus.apps.bubble.artifacts import ArtifactConfig, TrainedRun
 from habitus.apps.bubble.catalogue import Catalogue, Likes
+from habitus.apps.bubble.report import page
 from habitus.apps.bubble.run import open_bubble, parts_of, read_bubble_recipe, read_run, run_bubble
 from habitus.cli.main import app
 from habitus.core.errors import ArtifactError, ConfigError
@@ -112,6 +113,19 @@ def test_a_second_call_plays_nothing_and_a_lost_world_is_played_again(done, shop
     assert [line.split(":")[0] for line in said if "pair" in line] == ["near, pair 2"]
     gaps = [[row["gap"] for row in each["rows"]] for each in (before, read_run(run))]
     assert gaps[0] == gaps[1]
+
+
+def test_a_first_look_at_one_pair_is_gone_on_from(shop, tmp_path):
+    path, said = recipe(tmp_path), []
+    text = path.read_text()
+    path.write_text(text[: text.index("[strengths]")])
+    run = run_bubble(path, tmp_path / "run", store=shop.path, workers=1, pairs=1, say=said.append)
+    assert {row["n_pairs"] for row in read_run(run)["rows"]} == {1}
+    assert read_run(run)["loop"]["pairs"] == 1
+    assert "1 pair of worlds" in page(read_run(run))
+    run_bubble(path, run, store=shop.path, workers=1, say=said.append)
+    assert {row["n_pairs"] for row in read_run(run)["rows"]} == {2}
+    assert sum("pair 1" in line for line in said) == sum("pair 2" in line for line in said) == 4
 
 
 @pytest.mark.slow
