@@ -131,7 +131,7 @@ class Advisor:
         if isin is None:
             return Named(None, "", None, None, None, [])
         source = self.run.market.source
-        name = source.assets["name"][int(np.searchsorted(source.isins, isin))]
+        name = self.run.market.names[int(np.searchsorted(source.isins, isin))]
         if isin not in at_of:  # a language model may name an open asset that was not retrieved
             return Named(isin, name, None, None, None, [])
         at = at_of[isin]
@@ -144,6 +144,7 @@ def _ranked(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], np.ndarray]:
     """Give places of the retrieved assets, best first, their rows, chances and scores in that order."""
     rows = features(view, found.trades, found.retrieved, market=ranker.retrieval.market)[0]
-    score, p = ranker.scores(rows, objective), ranker.chances(rows)
+    p = ranker.chances(rows)
+    score = ranker.score_of(p, objective)
     order = np.argsort(-score, kind="stable")[: int((found.retrieved.assets[0] >= 0).sum())]
     return order, rows[order], {name: values[order] for name, values in p.items()}, score[order]

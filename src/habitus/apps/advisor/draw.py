@@ -44,7 +44,7 @@ def draw_subgraph(found: Subgraph, answer: Answer, market: Market) -> str:
         group = source.assets["sector"][code] or source.assets["sub_category"][code]
         kind = source.assets["category"][code]
         chance = "" if each.p_buy is None else f", P(buy) {each.p_buy:.3f}, P(rise) {each.p_rise:.2f}"
-        marks.append(_box(2, y(at, len(named)), f"{at + 1}. {source.isins[code]}", f"{kind} {group}{chance}"))
+        marks.append(_box(2, y(at, len(named)), f"{at + 1}. {source.isins[code]}", f"{kind} {group}".rstrip() + chance))
     heads = ("Customer", "Traded (stage 1)", "Named, best first")
     marks += [f"<text class=low x={x} y=16>{head}</text>" for x, head in zip(COLUMNS, heads, strict=True)]
     said = f"{answer.customer}, {len(first)} traded assets, {len(named)} named assets"

@@ -20,6 +20,13 @@ OF_TRADES = ("own_score", "is_first", "units_held", "since_buy", "since_sale", "
 OF_ASSET = {"share_category": "category", "share_sector": "sector", "share_industry": "industry",
             "share_sub_category": "subCategory", "category": "category"}  # fmt: skip
 OF_PROFILE = {"risk": "risk", "capacity": "capacity"}
+PHRASES = {
+    "return21": "It returned {:+.1%} over 21 price days.", "return63": "It returned {:+.1%} over 63 price days.",
+    "return126": "It returned {:+.1%} over 126 price days.", "volatility63": "Its volatility is {:.0%} a year.",
+    "drawdown": "It stands {:.1%} from its high of half a year.", "rsi14": "Its strength index is {:.0f} of 100.",
+    "buys30": "It was bought {:.0f} times in 30 days.", "buys180": "It was bought {:.0f} times in 180 days.",
+    "buy_rank": "Of all assets, {:.0f} were bought more often in 180 days.",
+}  # fmt: skip
 MOST = 5
 
 
@@ -116,8 +123,8 @@ def _behind(facts: Facts, asset: str, isin: str, feature: str) -> list[Citation]
     if feature in FACTS and feature in DAY_FACTS:
         summary = facts.summary.get(asset, "")
         value = facts.of.get(summary, {}).get(feature)
-        number = f"{float(value[0].object.value):.4g}" if value else ""
-        return _one(facts.cite(summary, feature, f"Its {feature} is {number}."))
+        sentence = PHRASES[feature].format(float(value[0].object.value)) if value else ""
+        return _one(facts.cite(summary, feature, sentence))
     return []
 
 

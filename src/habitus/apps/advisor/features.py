@@ -76,11 +76,14 @@ def _of_customer(view: View, trades: Trades, put) -> None:
 
 def profile_codes(view: View, column: str, names: tuple[str, ...]) -> np.ndarray:
     """Give a profile's place in `names` per customer, -1 where nothing was known on the day."""
-    kept = view.__dict__.setdefault("_profile", view.market.source.profile_at(view.day))
-    values = kept[column].fill_null("").to_numpy()
+    kept = view.__dict__.setdefault("_profile_codes", {})
+    if column in kept:
+        return kept[column]
+    values = view.market.source.profile_at(view.day)[column].fill_null("").to_numpy()
     codes = np.full(len(values), -1.0)
     for place, name in enumerate(names):
         codes[values == name] = place
+    kept[column] = codes
     return codes
 
 

@@ -81,6 +81,16 @@ class Market:
         return np.argsort(self.source.day, kind="stable")
 
     @cached_property
+    def names(self) -> list[str]:
+        """Names of the assets."""
+        return self.source.assets["name"].to_list()
+
+    @cached_property
+    def grouped(self) -> np.ndarray:
+        """`same_group` as float32."""
+        return self.same_group.astype(np.float32)
+
+    @cached_property
     def same_group(self) -> np.ndarray:
         """Whether two assets share sector, industry or sub-category: bool [A, A]."""
         found = np.zeros((len(self.category),) * 2, bool)

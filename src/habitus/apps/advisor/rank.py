@@ -61,7 +61,10 @@ class Ranker:
 
     def scores(self, rows: np.ndarray, objective: Objective | None = None) -> np.ndarray:
         """Give the score of rows [..., F] for an objective; -inf where there is no asset."""
-        p = self.chances(rows)
+        return self.score_of(self.chances(rows), objective)
+
+    def score_of(self, p: dict[str, np.ndarray], objective: Objective | None = None) -> np.ndarray:
+        """Give the score of an objective from what `chances` gave."""
         wanted = objective or self.config.objective
         score = p["buy"] if wanted == "pref" else p["rise"] if wanted == "prof" else p["buy"] * p["rise"]
         return np.where(np.isnan(score), -np.inf, score)

@@ -103,8 +103,8 @@ def page(answer: Answer, drawing: str, metrics: Mapping[str, Any] | None, name: 
         f"<h1>Which assets fit {escape(answer.customer)} now?</h1>",
         f"<p class=soft>{escape(name)}, {escape(answer.date)}, by the {escape(answer.writer)}. {NOTE}</p>",
         f"<p>Out of {counts['candidates']} candidates {counts['assets']} assets were retrieved, with "
-        f"{counts['triples']} triples (about {counts['tokens']:,} tokens; {counts['dropped']} nodes did not fit). Nothing in it is dated "
-        f"later than {escape(answer.date)}.</p>",
+        f"{counts['triples']} triples (about {counts['tokens']:,} tokens; {counts['dropped']} nodes did not fit). "
+        f"Nothing in it is dated later than {escape(answer.date)}.</p>",
         "<h2>The retrieved subgraph</h2>", f"<div class=wide tabindex=0>{drawing}</div>",
         "<p class=soft>Left: the customer. Middle: assets of their own trades (stage 1). Right: the assets named, best "
         "first. Full lines: traded before. Dashed: same sector, industry or sub-category. Dotted: bought together by "
@@ -144,13 +144,14 @@ def _figures(metrics: Mapping[str, Any] | None) -> str:
     for name, row in metrics["rows"].items():
         cells = [_span(row["cond"][key]) for key in ("pref", "prof", "comb")]
         cells += [_number(row["all"][key]["value"]) for key in ("pref", "prof", "comb", "ndcg", "roi")]
-        own = " class=own" if name.split(",")[0] in metrics["tail_recall"] else ""
+        own = " class=own" if name.rpartition(", ")[0] in metrics["tail_recall"] else ""
         body.append(f"<tr{own}><td>{escape(name)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     heads = ("Row", *HEAD, *(f"{name}, all" for name in HEAD), "nDCG@10", "Monthly ROI@10")
     share = 1 - metrics["excluded_share_of_cond"]
     note = (
         f"{metrics['n_cases']:,} cases of {metrics['n_customers']:,} customers on {len(metrics['dates'])} days. The "
-        f"first three columns are the cases in which something was bought that rose ({share:.0%} of all), with 95 % intervals over customers; the others count every case, one without a later buy as a miss."
+        f"first three columns are the cases in which something was bought that rose ({share:.0%} of all), with "
+        "95 % intervals over customers; the others count every case, one without a later buy as a miss."
     )
     return f"<h2>Who ranks best</h2><p>{escape(verdict(metrics))}</p>{_table(heads, body)}<p class=soft>{note}</p>"
 

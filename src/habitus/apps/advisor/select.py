@@ -122,8 +122,8 @@ def second_score(view: View, own: np.ndarray, first: np.ndarray, config: Retriev
         return score
     of_first = np.where(_members(first, view.n_assets), own, 0).astype(np.float64)
     share = of_first / np.maximum(of_first.sum(1, keepdims=True), 1e-9)
-    same = view.market.same_group.astype(np.float64)
-    return score + config.affinity * (2 * share + share @ same + share @ view.together)
+    near = share @ view.market.grouped + share @ view.together
+    return score + config.affinity * (2 * share + near)
 
 
 def _z(values: np.ndarray, among: np.ndarray) -> np.ndarray:
