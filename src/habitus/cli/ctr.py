@@ -10,6 +10,7 @@ import typer
 from habitus.cli.apps import group
 
 CtrRun = Annotated[Path, typer.Argument(metavar="RUN", help="A folder, as `habitus ctr train` made it.")]
+Only = Annotated[list[str] | None, typer.Option(metavar="NAME", help="A model to train now; may be repeated.")]
 Part = Annotated[str, typer.Option(metavar="PART", help="valid or test.")]
 
 
@@ -34,11 +35,14 @@ def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe of this app (TOML).")],
     folder: Annotated[Path, typer.Option(metavar="DIR", help="Where the files of the source lie.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The folder of the run.")],
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A model to train now; may be repeated.")
+    ] = None,
 ) -> None:
     """Train every model and seed of a recipe. The same call again goes on with what is missing."""
     from habitus.apps.ctr.run import read_ctr_recipe, train_ctr
 
-    run = train_ctr(read_ctr_recipe(recipe), folder, out, say=typer.echo)
+    run = train_ctr(read_ctr_recipe(recipe), folder, out, only=only or (), say=typer.echo)
     typer.echo(f"wrote {run}; next\n  habitus ctr evaluate {run}")
 
 

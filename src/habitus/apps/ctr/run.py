@@ -134,14 +134,22 @@ def examples_of(
     return found
 
 
-def train_ctr(recipe: CtrRecipe, folder: str | Path, out: str | Path, *, say: Any = print) -> Path:
-    """Train what is not there yet of every model and seed; a killed call goes on with the next one."""
+def train_ctr(
+    recipe: CtrRecipe, folder: str | Path, out: str | Path, *, only: Sequence[str] = (), say: Any = print
+) -> Path:
+    """Train what is not there yet of every model and seed; a killed call goes on with the next one.
+
+    `only` names the models to train now. Errors: `ConfigError` for a name that the recipe has not.
+    """
     out = Path(out)
+    for name in only:
+        if name not in recipe.models:
+            raise ConfigError(f"one of: {', '.join(recipe.models)}", repr(name), where="--only")
     shown, more = open_impressions(recipe, folder)
-    tables = examples_of(recipe, folder, shown, more)
+    tables = examples_of(recipe, folder, shown, more, only)
     write_json(out / "recipe.json", {"recipe": recipe.model_dump(mode="json"), "folder": str(Path(folder).resolve())})
     for seed in recipe.seeds:
-        for name in recipe.models:
+        for name in only or recipe.models:
             path = out / "models" / f"{name}-{seed}"
             if path.is_dir():
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ LR = ["s1", 0.2]
 def test_world_train_evaluate_predict_report(tmp_path: Path):
     recipe, world, run = tmp_path / "small.toml", tmp_path / "world", tmp_path / "run"
     recipe.write_text(RECIPE, "utf-8")
+    wrong = f"train {recipe} --folder {world} --out {run} --only RL"
     asked = (
         f"world --out {world} --users 250 --ads 60",
         f"train {recipe} --folder {world} --out {run}",
@@ -65,8 +67,14 @@ def test_world_train_evaluate_predict_report(tmp_path: Path):
     assert "The ladder of ceilings" in page
     assert "DIN against LR" in page
     assert "http" not in page
+    unknown = CliRunner().invoke(app, ["ctr", *wrong.split()])
+    assert unknown.exit_code != 0
+    shutil.rmtree(run / "models" / "LR-0")
+    one = CliRunner().invoke(app, ["ctr", *asked[1].split(), "--only", "DIN"])
+    assert "seed 0" not in one.output  # LR is missing, and was not asked for
     again = CliRunner().invoke(app, ["ctr", *asked[1].split()])
-    assert "seed 0" not in again.output  # nothing is trained twice
+    assert "LR, seed 0" in again.output
+    assert "DIN, seed 0" not in again.output  # nothing is trained twice
 
 
 def test_what_a_recipe_may_not_say(tmp_path: Path):
