@@ -20,9 +20,15 @@ def test_a_recipe_reads(path: Path):
     from habitus.apps.bubble.run import read_bubble_recipe
     from habitus.apps.ctr.run import read_ctr_recipe
     from habitus.apps.ilora.study import read_ilora_recipe
+    from habitus.apps.personas.settings import read_personas_recipe
     from habitus.tasks.event_recipe import read_recipe
 
-    own = {"bubble": read_bubble_recipe, "ctr": read_ctr_recipe, "ilora": read_ilora_recipe}
+    own = {
+        "bubble": read_bubble_recipe,
+        "ctr": read_ctr_recipe,
+        "ilora": read_ilora_recipe,
+        "personas": read_personas_recipe,
+    }
     text = path.read_text("utf-8")
     read = next((each for app, each in own.items() if f'app = "{app}"' in text), read_recipe)
     assert read(path).name == path.stem

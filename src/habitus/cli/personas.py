@@ -19,14 +19,38 @@ def world(
     personas: Annotated[int, typer.Option(metavar="N", help="Number of personas.")] = 25,
     seed: Annotated[int, typer.Option(metavar="N", help="The seed.")] = 0,
     truth: Annotated[bool, typer.Option(help="Write the exact posterior too.")] = True,
+    raw: Annotated[bool, typer.Option("--raw", help="Write a raw stream of commits instead.")] = False,
 ) -> None:
     """Write threads of a social world whose best score is known."""
+    from habitus.data.sources.persona_dump import write_persona_dump
     from habitus.data.sources.persona_world import PersonaWorldConfig, write_persona_world
 
     config = PersonaWorldConfig.parse({"n_threads": threads, "n_personas": personas, "seed": seed}, where="world")
+    if raw:
+        folder = write_persona_dump(out, config)
+        typer.echo(f"wrote {folder}; next\n  habitus personas prepare {folder}/commits.jsonl --out THREADS")
+        return
     folder = write_persona_world(out, config, has_truth=truth)
     fit = f"habitus personas fit recipes/world_personas.toml --threads {folder}/threads.jsonl --out RUN"
     typer.echo(f"wrote {folder}; next\n  {fit}")
+
+
+def prepare(
+    dump: Annotated[Path, typer.Argument(metavar="DUMP", help="Commits as JSON lines, or a folder of *.jsonl.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
+    personas: Annotated[int, typer.Option(metavar="N", help="Number of personas.")] = 25,
+    least: Annotated[int, typer.Option(metavar="N", help="Users a persona has at least.")] = 10,
+    language: Annotated[str, typer.Option(metavar="CODE", help="Of the texts; all: any.")] = "en",
+    seed: Annotated[int, typer.Option(metavar="N", help="The seed.")] = 0,
+) -> None:
+    """Turn a raw stream of commits into personas and threads, ids hashed, addresses and handles taken out."""
+    from habitus.apps.personas.raw import prepare_dump
+
+    languages = () if language == "all" else (language,)
+    found = prepare_dump(dump, out, n_personas=personas, least=least, languages=languages, seed=seed)
+    what = ", ".join(f"{n:,} {name}" for name, n in (found["actions"] | found["rejected"]).items())
+    typer.echo(f"wrote {out}: {found['n_read']:,} commits of {found['n_users']:,} users with a persona; {what}")
+    typer.echo(f"next\n  habitus personas fit RECIPE --threads {out}/threads.jsonl --out RUN")
 
 
 def fit(
@@ -95,5 +119,12 @@ def report(
 
 
 personas = group(
-    "personas", "Which action does this kind of user take on this thread?", world, fit, evaluate, predict, report
+    "personas",
+    "Which action does this kind of user take on this thread?",
+    world,
+    prepare,
+    fit,
+    evaluate,
+    predict,
+    report,
 )
