@@ -175,8 +175,11 @@ def run_bubble(
     recipe = read_bubble_recipe(recipe_path)
     path = Path(out) if out is not None else Path("runs") / recipe.name
     opened = Store.open(store if store is not None else recipe.store)
-    _start(path, Path(recipe_path).read_text("utf-8"), opened)
-    stage, facts = make_stage(recipe, opened)
+    text = Path(recipe_path).read_text("utf-8")
+    is_begun = _is_begun(path, text, opened)
+    stage, facts = make_stage(recipe, opened)  # a log that does not fit leaves no folder behind
+    if not is_begun:
+        _begin(path, text, opened)
     say(f"{facts['n_agents']:,} agents, {facts['n_items']:,} items, {facts['n_categories']} categories")
     began, parts = time.perf_counter(), parts_of(recipe, pairs)
     todo = [(part, pair) for pair in range(max(p.config.pairs for p in parts)) for part in parts
@@ -247,8 +250,8 @@ def _file(path: Path, part: Part, pair: int) -> Path:
     return path / "worlds" / part.folder / f"{pair}.npz"
 
 
-def _start(path: Path, text: str, store: Store) -> None:
-    """Begin a folder, or check that it is of the same recipe and log."""
+def _is_begun(path: Path, text: str, store: Store) -> bool:
+    """Whether the folder is a run already; then it must be of the same recipe and log."""
     fix = "choose another --out, or remove the folder"
     if (path / "run.json").is_file():
         if (path / "recipe.toml").read_text("utf-8") != text:
@@ -256,7 +259,12 @@ def _start(path: Path, text: str, store: Store) -> None:
         began = json.loads((path / "run.json").read_text("utf-8"))["store_fingerprint"]
         if began != store.fingerprint:
             raise ConfigError("the store this run began with", "another one", where=str(store.path), fix=fix)
-        return
+        return True
+    return False
+
+
+def _begin(path: Path, text: str, store: Store) -> None:
+    """Write the recipe and what the run stands on."""
     path.mkdir(parents=True, exist_ok=True)
     with new_file(path / "recipe.toml") as beside:
         beside.write_text(text, "utf-8")

@@ -142,6 +142,10 @@ def test_another_recipe_or_an_unfinished_run_is_refused(done, shop, tmp_path):
     other.write_text(other.read_text().replace("n = 20", "n = 21"))
     with pytest.raises(ConfigError, match="this run began with"):
         run_bubble(other, run, store=shop.path, workers=1)
+    other.write_text(other.read_text().replace('"purchase"', '"purchas"'))
+    with pytest.raises(ConfigError, match="one of: purchase"):
+        run_bubble(other, tmp_path / "never", store=shop.path, workers=1)
+    assert not (tmp_path / "never").exists()
     with pytest.raises(ArtifactError, match="habitus bubble run"):
         read_run(tmp_path)
     with pytest.raises(ArtifactError, match="habitus bubble run"):
