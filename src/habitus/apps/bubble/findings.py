@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 POINTS = 25  # below, a slope is drawn and not claimed
+HELP = 0.002  # a gain of gap below which chance is said not to help
 MILD = 0.2  # a share of slots given to chance up to which it is called mild
 
 Rows = Sequence[Mapping[str, Any]]
@@ -71,7 +72,7 @@ def _randomised(rows: Rows) -> dict[str, Any]:
     low, value, high = _t(np.mean(changes, axis=0))
     found |= {"value": value, "low": low, "high": high, "unit": f"gap, eps up to {MILD} - eps 0"}
     is_help = np.isfinite(low) and low > 0
-    is_none = np.isfinite(high) and high <= max(0.002, 0.0)
+    is_none = np.isfinite(high) and high <= HELP
     return found | {"verdict": "refuted" if is_help else "confirmed" if is_none else "open"}
 
 
