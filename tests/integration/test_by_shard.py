@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from habitus.core.errors import ConfigError, CutoffError, DiskError, Fingerprint
 from habitus.data.ingest import ingest
 from habitus.data.sources.simulator import World, simulated_log
 from habitus.data.store import Store
+from habitus.models.artifact import load_artifact, save_artifact
 from habitus.tasks import by_shard
 from habitus.tasks.by_shard import check_parts
 from habitus.tasks.embed import embed
@@ -76,6 +78,21 @@ def test_a_killed_call_goes_on_with_what_is_left(
     predict(day_run, **asked)
     assert done == [0, 1, 1, 2, 3]
     check_parts(tmp_path / "p", in_shards)
+
+
+def test_a_model_that_was_trained_anew_is_opened_anew(day_run: Path, in_shards: Store, tmp_path: Path):
+    shutil.copytree(day_run, tmp_path / "run")
+    asked = {"cutoff": CUTOFF, "store": in_shards.path}
+    predict(tmp_path / "run", out=tmp_path / "p", **asked)
+    artifact = load_artifact(tmp_path / "run" / "artifact")
+    for member in artifact.members:
+        member.readout.heads[0].bias.data += 1.0
+    names = {"name": artifact.name, "spec": artifact.spec, "fingerprint": artifact.fingerprint}
+    kept = {"heads": artifact.heads, "day_heads": artifact.day_heads, "calibration": artifact.calibration}
+    save_artifact(artifact.path, artifact.members, **names, **kept)
+    predict(tmp_path / "run", out=tmp_path / "q", **asked)
+    both = [pl.read_parquet(tmp_path / name)["value"] for name in ("p", "q")]
+    assert (both[1] - both[0]).abs().max() > 0.01  # pyright: ignore
 
 
 def test_what_is_missing_or_another_is_told(day_run: Path, in_shards: Store, tmp_path: Path):

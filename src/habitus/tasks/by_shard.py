@@ -45,6 +45,7 @@ class Question:
     day: int | None
     arguments: Mapping[str, Any]
     parts: Path
+    weights: str
 
 
 def is_folder(out: str | Path | None) -> bool:
@@ -82,7 +83,14 @@ def answer_by_shard(
     parts = out.with_name(f"{out.name}.parts")
     _begin(parts, {"facts": dict(facts), "day": day, "arguments": dict(arguments), "n_shards": run.store.n_shards})
     question = Question(
-        answer, run.path.absolute(), run.store.address, run.store.fingerprint, day, arguments, parts.absolute()
+        answer,
+        run.path.absolute(),
+        run.store.address,
+        run.store.fingerprint,
+        day,
+        arguments,
+        parts.absolute(),
+        weights=json.dumps(facts.get("weights")),
     )
     left = [i for i in range(run.store.n_shards) if not _is_done(parts, i)]
     with bar("shards", len(left)) as advance:
@@ -105,7 +113,7 @@ def answer_by_shard(
 
 def answer_shard(question: Question, i: int) -> dict[str, Any]:
     """Answer for shard `i` and write its part; what a worker runs. Errors: `FingerprintError` for another store."""
-    run, artifact = _opened(question.run, question.store)
+    run, artifact = _opened(question.run, question.store, question.weights)
     store = Store.open(question.store)
     check_same(store, question.fingerprint)
     entry: dict[str, Any] = {"shard": i, "n_users": 0, "n_rows": 0, "sha256": None, "file": None}
@@ -175,8 +183,8 @@ def needs_out(out: str | Path | None) -> Path:
 
 
 @lru_cache(maxsize=2)
-def _opened(run: Path, store: str) -> tuple[Run[Any], Artifact]:
-    """Open a run and load its model once per worker."""
+def _opened(run: Path, store: str, weights: str) -> tuple[Run[Any], Artifact]:
+    """Open a run and load its model once per worker, and again when it was trained anew: `weights` are its hashes."""
     opened = open_run(run, store)
     return opened, load_artifact(opened.artifact_path)
 
