@@ -1,8 +1,8 @@
 """Personas: users with like texts, in clusters of a least size. k-means whose assignment is a transport problem.
 
 With a lower bound on sizes, assigning is a linear programme with whole solutions (Bradley, Bennett and Demiriz 2000):
-solved exactly while users x clusters is at most 50,000, beyond that by the cheapest moves out of clusters that can
-spare a row.
+solved exactly while users x clusters is at most 50,000, beyond that by discounts for small clusters and,
+where ties leave one short, the cheapest moves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def assign(distance: np.ndarray, least: int, *, is_exact: bool | None = None) ->
     if np.bincount(nearest, minlength=k).min() >= least:
         return nearest
     exact = distance.size <= EXACT if is_exact is None else is_exact
-    return _transported(distance, least) if exact else _repaired(distance, nearest, least)
+    return _transported(distance, least) if exact else _repaired(distance, _priced(distance, least), least)
 
 
 def _transported(distance: np.ndarray, least: int) -> np.ndarray:
@@ -47,6 +47,21 @@ def _transported(distance: np.ndarray, least: int) -> np.ndarray:
     bounds = {"A_ub": columns, "b_ub": np.full(k, -least), "A_eq": rows, "b_eq": np.ones(n)}
     found: Any = linprog(distance.ravel(), **bounds, method="highs-ds")
     return np.asarray(found.x).reshape(n, k).argmax(axis=1)
+
+
+def _priced(distance: np.ndarray, least: int, rounds: int = 50) -> np.ndarray:
+    """Assign with a discount per small cluster, raised one after the other until each has its rows (dual ascent)."""
+    k = distance.shape[1]
+    discount = np.zeros(k)
+    for _ in range(rounds):
+        before = discount.copy()
+        for c in range(k):
+            others = np.delete(distance - discount, c, axis=1).min(axis=1)
+            needed = np.partition(distance[:, c] - others, least - 1)[least - 1]
+            discount[c] = max(0.0, needed)
+        if np.allclose(before, discount, atol=1e-9):
+            break
+    return (distance - discount - 1e-12 * (discount > 0)).argmin(axis=1)
 
 
 def _repaired(distance: np.ndarray, nearest: np.ndarray, least: int) -> np.ndarray:

@@ -53,12 +53,11 @@ def write_persona_dump(out: str | Path, config: PersonaWorldConfig) -> Path:
         record = {"text": texts[post], "langs": ["en"]}
         commits.append(_commit(f"did:plc:a{post}", 1 + world.time[post], "create", "feed.post", f"p{post}", record))
     expected: list[tuple[str, str, str]] = []
+    is_own = some.is_own & (some.label != ACTIONS.index("reply"))  # an own reply would be its author's latest text
     at = 1 + world.time[some.post] + 10.0**some.log_gap
     for i in range(config.n_threads):
         post, action = int(some.post[i]), ACTIONS[some.label[i]]
-        actor = (
-            f"did:plc:a{post}" if some.is_own[i] else f"did:plc:u{some.persona[i]}x{rng.integers(USERS_PER_PERSONA)}"
-        )
+        actor = f"did:plc:a{post}" if is_own[i] else f"did:plc:u{some.persona[i]}x{rng.integers(USERS_PER_PERSONA)}"
         made = _act(actor, action, post, float(at[i]), i)
         commits += made
         uri = f"at://did:plc:a{post}/app.bsky.feed.post/p{post}"
