@@ -143,7 +143,7 @@ def logs(data: Path) -> dict[str, tuple[Callable[[], EventLog], str | None, dict
     }  # fmt: skip
 
 
-def real(data: Path, chosen: str | None) -> None:
+def real(data: Path, chosen: str | None, ways: list[str] | None = None, steps: int | None = None) -> None:
     """Sizes of interests, shares and the cold-item check on real logs, where their files are."""
     for name, (make, until, configs) in logs(data).items():
         if chosen not in (None, name):
@@ -157,6 +157,10 @@ def real(data: Path, chosen: str | None) -> None:
             store = ingest(log, Path(folder) / "s")
             day = store.last_day if until is None else to_day(until)
             for label, config in configs.items():
+                if ways and label not in ways:
+                    continue
+                if steps is not None:
+                    config = config.model_copy(update={"tower": config.tower.model_copy(update={"steps": steps})})
                 start = time.process_time()
                 vectors, encoder = None, None
                 if config.way == "cluster":
@@ -165,7 +169,7 @@ def real(data: Path, chosen: str | None) -> None:
                 seconds = time.process_time() - start
                 figures = interests.figures
                 sizes = ", ".join(f"{key} {value}" for key, value in figures["items_per_interest"].items())
-                label = f"{name}, {label}"
+                label = f"{name}, {label}" + (f", {steps} steps" if steps and config.way == "cluster" else "")
                 record(NAME, f"{label}: interests", interests.n, "", f"items per interest: {sizes}")
                 record(NAME, f"{label}: fit", seconds, "s")
                 record(NAME, f"{label}: largest over mean", figures["largest_over_mean"])
@@ -219,6 +223,8 @@ def main() -> None:
     parser.add_argument("--only", choices=("codebook", "append", "real"))
     parser.add_argument("--data", type=Path, help="folder of the real logs")
     parser.add_argument("--log", help="one of the real logs")
+    parser.add_argument("--ways", nargs="*", help="some of the ways to try, by name")
+    parser.add_argument("--steps", type=int, help="of the item tower")
     options = parser.parse_args()
     is_full = options.size == "full"
     parts: dict[str, Callable[[], None]] = {
@@ -226,7 +232,7 @@ def main() -> None:
         "append": lambda: appends(2_000_000 if is_full else 200_000),
     }
     if options.data is not None:
-        parts["real"] = lambda: real(options.data, options.log)
+        parts["real"] = lambda: real(options.data, options.log, options.ways, options.steps)
     for name, run in parts.items():
         if options.only in (None, name):
             run()
