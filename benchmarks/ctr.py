@@ -41,6 +41,31 @@ def journey(folder: Path, only: list[str]) -> None:
         record("ctr", f"Complete Journey prequential, {name}: log loss", float(log_loss(one.label, p)), note=note)
 
 
+def offers(folder: Path) -> None:
+    """Rank the coupons of a campaign inside the list that one household got: past purchases alone, then a model."""
+    from habitus.apps.ctr.features import make_examples
+    from habitus.apps.ctr.linear import LinearConfig
+    from habitus.apps.ctr.match import match_columns, match_names
+    from habitus.apps.ctr.train import fit_model
+    from habitus.data.sources.complete_journey_sends import DAYS, complete_journey_sends
+
+    shown = complete_journey_sends(folder, table="offers")
+    columns, names = match_columns(shown), match_names(shown.log.kinds)
+    for what in ("cate", "brand"):
+        since = columns[:, names.index(f"{what}_buy_since")]
+        inside = user_auc(shown.label, -since, shown.user.astype(np.int64) * 100_000 + shown.day)
+        note = f"{len(shown):,} offers, {int(shown.label.sum())} responses, {inside.n_users} lists with both labels"
+        record("ctr", f"offers, last purchase of the {what}: AUC inside a list", inside.value, note=note)
+    parts = make_examples(shown, features="+match", days=DAYS)
+    left_out = ["user", "adgroup", "brand", "cate_brand", "price_bin", "hour", "weekday"]
+    for name, more in (("with coupon ids", []), ("without", ["coupon"])):
+        config = LinearConfig.parse({"c": 0.03, "left_out": left_out + more})
+        scorer, test = fit_model(config, parts["train"], parts["valid"]), parts["test"]
+        inside = user_auc(test.label, scorer.logits(test), test.user.astype(np.int64) * 100_000 + test.day)
+        note = f"{len(test):,} offers of the test, {int(test.label.sum())} responses, {inside.n_users} lists"
+        record("ctr", f"offers, logistic regression + match {name}: AUC inside a list", inside.value, note=note)
+
+
 def of_run(run: Path) -> None:
     """Record the figures of RUN/metrics.json."""
     found = json.loads((run / "metrics.json").read_text("utf-8"))
@@ -66,6 +91,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("small", "full"), default="small")
     parser.add_argument("--folder", type=Path, default=DATA, help="Complete Journey, the publisher's tables.")
     parser.add_argument("--run", type=Path, action="append", default=[], help="A run of habitus ctr, evaluated.")
+    parser.add_argument("--offers", action="store_true", help="Coupons inside the lists of Complete Journey, only.")
     parser.add_argument("--models", nargs="*", default=[], help="Models of the recipe; small: LR and LightGBM.")
     asked = parser.parse_args()
     for run in asked.run:
@@ -74,6 +100,9 @@ def main() -> None:
         return
     if not asked.folder.is_dir():
         print(f"left out: no folder {asked.folder.name}")
+        return
+    if asked.offers:
+        offers(asked.folder)
         return
     journey(asked.folder, asked.models or (["LR", "LightGBM"] if asked.size == "small" else []))
 
