@@ -12,6 +12,7 @@ from habitus.apps.personas.evaluate import BAYES, HYBRID, verdict
 from habitus.core.atomic import new_file
 from habitus.core.errors import ArtifactError
 
+SHOWN = (HYBRID, "pooled LightGBM", "lookup only", "TF-IDF + LR", BAYES)  # columns that fit beside each other
 _STYLE = """
 :root{--ink:#1c2530;--soft:#5b6775;--line:#d9dfe6;--model:#1f6f8b;--top:#b4572a;--ground:#fff;--heat:31,111,139}
 @media(prefers-color-scheme:dark){:root{
@@ -134,7 +135,7 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _actions(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = list(rows[0]["f1"])
+    names = [name for name in SHOWN if name in rows[0]["f1"]]
     head = ("Action", "Rows", "Told", "Precision", "Recall", *(f"F1 {name}" for name in names))
     cells = [
         (r["action"], f"{r['n']:,}", f"{r['told']:,}", _number(r["precision"], 3), _number(r["recall"], 3),
@@ -205,7 +206,7 @@ def _scatter(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _personas(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = list(rows[0]["macro_f1"])
+    names = [name for name in SHOWN if name in rows[0]["macro_f1"]]
     cells = [
         (str(r["persona"]), f"{r['n_train']:,}", f"{r['n']:,}", str(r["n_actions"]),
          *(_number(r["macro_f1"][name], 3) for name in names))
