@@ -135,7 +135,7 @@ def explained(cause: BaseException, engine: EngineConfig, attempts: int = 1) -> 
     """Put what Ray raised into our words; an error of ours that a worker raised is given as it was."""
     from ray import exceptions
 
-    inner = getattr(cause, "cause", None)
+    inner = getattr(cause, "_base_exc", None) or getattr(cause, "cause", None)
     if isinstance(inner, HabitusError):
         return inner
     text = str(inner or cause).strip().splitlines() or [type(cause).__name__]

@@ -10,7 +10,7 @@ from typing import Any
 
 from habitus.core.engine import EngineConfig
 from habitus.core.errors import EngineError, HabitusError
-from habitus.core.ray_engine import check_versions, connect, explained, resources, room, versions
+from habitus.core.ray_engine import check_versions, connect, explained, is_of_the_machine, resources, room, versions
 from habitus.core.remote import address_of
 from habitus.tasks.event_recipe import read_recipe
 from habitus.tasks.run import Run, open_run
@@ -75,10 +75,10 @@ def _work(asked: dict[str, Any]) -> None:
 def _explained(cause: Exception, engine: EngineConfig) -> HabitusError:
     """Find an error of ours among those of the workers; else say what Ray said."""
     for error in getattr(cause, "worker_failures", {}).values():
-        inner = getattr(error, "cause", None) or error
+        inner = getattr(error, "_base_exc", None) or getattr(error, "cause", None) or error
         if isinstance(inner, HabitusError):
             return inner
-        if type(inner).__name__ != "Exception":
+        if isinstance(inner, MemoryError) or is_of_the_machine(error):
             return explained(error, engine, FAILURES + 1)
     found = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:400]
     return EngineError("workers that train to the end", found, where="Ray Train", fix="see the cause above")
