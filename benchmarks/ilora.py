@@ -23,7 +23,7 @@ from habitus.data.store import Store
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
-N_GENRES, PER_GENRE, WIDTH = 2, 20, 32
+N_GENRES, PER_GENRE, WIDTH = 2, 4, 32
 
 
 def exactness() -> None:
@@ -231,7 +231,7 @@ def main() -> None:
         cache(asked.cache, asked.data, asked.lm, asked.states, asked.users)
     if not (asked.stores or asked.study or asked.cache):
         exactness()
-        rules(*((1, 400) if asked.size == "small" else (3, 800)))
+        rules(1 if asked.size == "small" else 3, 400)
 
 
 if __name__ == "__main__":
