@@ -17,6 +17,7 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
 def test_a_recipe_reads(path: Path):
+    from habitus.apps.advisor.run import read_advisor_recipe
     from habitus.apps.bubble.run import read_bubble_recipe
     from habitus.apps.ctr.run import read_ctr_recipe
     from habitus.apps.ilora.study import read_ilora_recipe
@@ -24,6 +25,7 @@ def test_a_recipe_reads(path: Path):
     from habitus.tasks.event_recipe import read_recipe
 
     own = {
+        "advisor": read_advisor_recipe,
         "bubble": read_bubble_recipe,
         "ctr": read_ctr_recipe,
         "ilora": read_ilora_recipe,

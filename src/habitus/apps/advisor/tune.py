@@ -7,6 +7,7 @@ quantisation, whole batches in memory.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,9 @@ def with_adapters(model: Any, config: TuneConfig) -> Any:
     lora = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names, task_type="CAUSAL_LM"
     )
-    return peft.get_peft_model(model, lora)
+    with warnings.catch_warnings():  # peft asks transformers by a name that is on its way out
+        warnings.simplefilter("ignore", FutureWarning)
+        return peft.get_peft_model(model, lora)
 
 
 def fit_kto(model: Any, examples: list[Example], config: TuneConfig) -> list[float]:
