@@ -92,7 +92,7 @@ def fit_codebook(
 
 
 def capped(book: Codebook, vectors: np.ndarray, assigned: np.ndarray, most: float = MOST) -> np.ndarray:
-    """Give clusters (int32 [n]) of which none holds more than `most` times the mean, rounded up.
+    """Give clusters (int32 [n]) of which none holds more than `most` times the mean.
 
     The members nearest to the centre stay; each of the others goes to the nearest centre with room, in the same coarse
     cell where there are two levels. Meant for the vectors the book was fitted on: what comes later goes by `assign`.
@@ -102,7 +102,7 @@ def capped(book: Codebook, vectors: np.ndarray, assigned: np.ndarray, most: floa
     6
     """
     found, k = assigned.copy(), len(book.centres)
-    limit = int(np.ceil(most * len(vectors) / k))
+    limit = max(1, int(most * len(vectors) / k))
     room = limit - np.bincount(found, minlength=k)
     if (room >= 0).all():
         return found
