@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from habitus.core.errors import ConfigError, CutoffError
+from habitus.data.pipeline.swap import changing
 from habitus.data.store import Store
 from habitus.models.artifact import load_artifact
 from habitus.tasks.embed import embed
@@ -97,6 +98,10 @@ def test_the_comparator_goes_the_same_road_and_reads_the_counts_of_the_store(mak
     assert json.loads((run.path / "metrics.json").read_text())["model"]["name"] == "CoLES"
     version = load_artifact(run.artifact_path).fingerprint
     assert version in Store.open(store.path).manifest["interests"]
+    with changing(store.path):  # a store that another process is changing is counted for the fit alone
+        path.write_text(text.replace("2020-03-31", "2020-02-29").replace("epochs = 2", "epochs = 1"))
+        beside = train(path, out=tmp_path / "beside")
+    assert load_artifact(beside.artifact_path).fingerprint not in Store.open(store.path).manifest["interests"]
     table = embed(run.path)
     assert table["flat"].dtype == pl.Array(pl.Float32, 24)
     assert table["n_events"].to_list() == store.users["n_events"].to_list()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import numpy as np
 
+from habitus.core.errors import StoreError
 from habitus.data.calendar import to_date, to_day
+from habitus.data.remote_store import RemoteStore
+from habitus.data.store import Store
 from habitus.models.artifact import Card, save_artifact
 from habitus.tasks.describe import describe_anchors
 from habitus.tasks.interests import learn_interests
@@ -16,7 +20,7 @@ from habitus.tasks.lurm_recipe import LurmRecipe
 from habitus.tasks.run import Run, update_metrics
 from habitus.tasks.train import data_profile
 from habitus.tokens.blocks import block_until
-from habitus.tokens.counts import Counts
+from habitus.tokens.counts import Counts, count_interests
 from habitus.tokens.interests import Interests
 from habitus.tokens.stored_counts import keep_counts
 from habitus.tokens.views import baskets_of_store
@@ -29,14 +33,15 @@ SAMPLE = 5_000  # users whose mass per anchor is looked at
 def train_lurm(run: Run[LurmRecipe]) -> Run[LurmRecipe]:
     """Train every seed of a recipe of LURM and leave RUN/interests and RUN/artifact; killed, the same command goes on.
 
-    The counts are kept in the store, where `append` and `erase` keep them right and `embed` reads them. Nothing after
-    `until` is read by the fit. Users with fewer than two baskets are not trained on; metrics.json counts them.
+    The counts are kept in the store, where `append` and `erase` keep them right and `embed` reads them, unless the
+    store lies elsewhere, may not be written or is being changed: then they are counted for this fit alone. Nothing
+    after `until` is read by the fit. Users with fewer than two baskets are not trained on; metrics.json counts them.
 
     Errors: `ConfigError`, `CutoffError` for an `until` inside a block, `TrainingError` with too few users.
     """
     recipe = run.recipe
     interests = interests_of(run)
-    counts = keep_counts(run.store, interests)
+    counts = _counted(run.store, interests)
     last = block_until(interests.until, interests.block, interests.week_starts)
     chunk, pause = recipe.views.chunk, recipe.views.gap_minutes
     baskets = baskets_of_store(run.store, interests, gap_minutes=pause, chunk=chunk)
@@ -71,6 +76,17 @@ def interests_of(run: Run[LurmRecipe]) -> Interests:
     made = learn_interests(run.store, recipe.interests, until=until, seed=recipe.seeds[0])
     made.save(folder)
     return made
+
+
+def _counted(store: Store, interests: Interests) -> Counts:
+    """Keep counts in the store where that is possible; else count."""
+    is_there = interests.version in store.manifest.get("interests", {})
+    if not is_there and (isinstance(store, RemoteStore) or not os.access(store.path, os.W_OK)):
+        return count_interests(store, interests)
+    try:
+        return keep_counts(store, interests)
+    except StoreError:  # another process is changing it
+        return count_interests(store, interests)
 
 
 def _save(
