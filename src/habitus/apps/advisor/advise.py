@@ -115,8 +115,10 @@ class Advisor:
             if fill and len([isin for isin in wanted if isin]) < k:
                 rest: list[str | None] = [isin for isin in ranked if isin not in wanted]
                 wanted, filled = [*[isin for isin in wanted if isin], *rest][:k], True
-        facts, adds = Facts(found), contributions(self.ranker, rows) if len(rows) else rows
         at_of = {isin: place for place, isin in enumerate(ranked)}
+        some = sorted({at_of[isin] for isin in wanted if isin in at_of})  # the costly part of an answer
+        adds = dict(zip(some, contributions(self.ranker, rows[some]), strict=True)) if some else {}
+        facts = Facts(found)
         named = [self._named(isin, at_of, p, score, facts, adds) for isin in wanted]
         answer = Answer(
             customer, iso(day), "ranker" if writer is None else "language model", named, found.counts,
@@ -126,7 +128,7 @@ class Advisor:
 
     def _named(
         self, isin: str | None, at_of: dict[str, int], p: dict[str, np.ndarray], score: np.ndarray, facts: Facts,
-        adds: np.ndarray,
+        adds: dict[int, np.ndarray],
     ) -> Named:  # fmt: skip
         if isin is None:
             return Named(None, "", None, None, None, [])
