@@ -35,6 +35,7 @@ WORDS = {
     "moves": "moves without widening",
     "narrows": "follows so closely that trying narrows",
     "still": "no response that can be told from chance",
+    "single": "one pair of worlds cannot tell",
 }
 
 
@@ -45,7 +46,9 @@ def reading(row: Mapping[str, Any]) -> str:
     'widens when users try'
     """
     gap, js = row["gap"], row["js"]
-    if gap.get("low") is not None and gap["low"] > 0:
+    if gap.get("low") is None:
+        return WORDS["single"]
+    if gap["low"] > 0:
         return WORDS["widens"]
     if gap.get("high") is not None and gap["high"] < 0:
         return WORDS["narrows"]

@@ -123,6 +123,7 @@ def test_a_first_look_at_one_pair_is_gone_on_from(shop, tmp_path):
     assert {row["n_pairs"] for row in read_run(run)["rows"]} == {1}
     assert read_run(run)["loop"]["pairs"] == 1
     assert "1 pair of worlds" in page(read_run(run))
+    assert "popular and near: one pair of worlds cannot tell" in page(read_run(run))
     run_bubble(path, run, store=shop.path, workers=1, say=said.append)
     assert {row["n_pairs"] for row in read_run(run)["rows"]} == {2}
     assert sum("pair 1" in line for line in said) == sum("pair 2" in line for line in said) == 4
