@@ -34,7 +34,8 @@ def scatter(rows: Sequence[Row]) -> str:
           for v in _ticks(x_low, x_high)),
         f"<text class=low x={left + width} y={top + height + 36} text-anchor=end>NDCG@20 on later likes</text>",
     ]  # fmt: skip
-    taken: list[tuple[float, float]] = []
+    taken: list[tuple[float, float, float]] = [(x(r["ndcg@20 before"]["value"] or 0) - 5, y(r["gap"]["value"]) + 4, 10)
+                                               for r in some]  # fmt: skip
     for row in sorted(some, key=lambda r: r["role"] != "strength"):
         marks.append(_point(row, x, y, taken))
     said = "; ".join(f"{r['label']} {r['ndcg@20 before']['value']:.3f}, {r['gap']['value']:+.4f}" for r in some)
@@ -52,8 +53,8 @@ def scatter(rows: Sequence[Row]) -> str:
     return _svg(780, top + height + 66, said, "".join(marks) + legend)
 
 
-def _point(row: Row, x: Any, y: Any, taken: list[tuple[float, float]]) -> str:
-    """One mark with its bars, and its name where it is a main one, moved down until it is free."""
+def _point(row: Row, x: Any, y: Any, taken: list[tuple[float, float, float]]) -> str:
+    """One mark with its bars, and its name where it is a main one, in a place that is free."""
     ndcg, gap = row["ndcg@20 before"], row["gap"]
     at_x, at_y = x(ndcg["value"] or 0.0), y(gap["value"])
     colour = COLOUR.get(row["family"], "var(--soft)")
@@ -64,12 +65,21 @@ def _point(row: Row, x: Any, y: Any, taken: list[tuple[float, float]]) -> str:
         bars += _bar(at_x, at_x, y(gap["low"]), y(gap["high"]), colour)
     if ndcg.get("sd"):
         bars += _bar(x(ndcg["value"] - 2 * ndcg["sd"]), x(ndcg["value"] + 2 * ndcg["sd"]), at_y, at_y, colour)
-    word_y = at_y - 8
-    while any(abs(word_y - b) < 14 and abs(at_x - a) < 110 for a, b in taken):
-        word_y += 14
-    taken.append((at_x, word_y))
-    name = f"<text x={at_x + 8:.1f} y={word_y:.1f}>{escape(row['label'])}</text>"
+    left, word_y = _free(at_x, at_y, 7.5 * len(row["label"]), taken)
+    name = f'<text x={left:.1f} y={word_y:.1f} style="fill:{colour}">{escape(row["label"])}</text>'
     return f'{bars}<circle cx={at_x:.1f} cy={at_y:.1f} r=5 fill="{colour}"/>{name}'
+
+
+def _free(x: float, y: float, width: float, taken: list[tuple[float, float, float]]) -> tuple[float, float]:
+    """Find the nearest place beside a mark where a name of this width meets no other; notes it in `taken`."""
+    places = [(left, y + step) for step in (-8, 18, -22, 32, -36, 46) for left in (x + 8, x - 8 - width)]
+
+    def is_free(left: float, at: float) -> bool:
+        return not any(abs(at - b) < 13 and left < a + w and a < left + width for a, b, w in taken)
+
+    found = next((place for place in places if place[0] > 66 and is_free(*place)), places[0])
+    taken.append((*found, width))
+    return found
 
 
 def rounds_drawing(row: Row, low: float, high: float) -> str:
