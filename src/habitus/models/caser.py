@@ -66,9 +66,10 @@ class Caser(Tied):
         draw = torch.Generator().manual_seed(seed)
         self.table.normal_(0.0, 0.02, generator=draw)
         self.tall.normal_(1 / self.config.window, 0.1, generator=draw)
-        for module in (*self.wide, self.mix):
-            nn.init.xavier_normal_(module.weight, generator=draw)
-            module.bias.zero_()
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d | nn.Linear):
+                nn.init.xavier_normal_(module.weight, generator=draw)
+                module.bias.zero_()  # type: ignore[union-attr]
 
     def forward(self, batch: EventBatch) -> Tensor:
         """Give the state after each event, B T D."""
