@@ -82,6 +82,15 @@ def test_a_second_call_trains_nothing_again(road: dict[str, Path]):
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
+def test_a_study_goes_on_with_its_own_recipe_only(road: dict[str, Path], tmp_path: Path):
+    other = tmp_path / "other.toml"
+    other.write_text(RECIPE + '[arms.mlp]
+gate = { name = "mlp" }
+')
+    asked = [*common(road), "--out", road["study"]]
+    assert "another recipe" in ran("ilora", "study", other, *asked, fails=True)
+
+
 def test_train_alone_is_the_arm_of_the_study(road: dict[str, Path]):
     from safetensors.torch import load_file
 
