@@ -84,9 +84,7 @@ def test_a_second_call_trains_nothing_again(road: dict[str, Path]):
 
 def test_a_study_goes_on_with_its_own_recipe_only(road: dict[str, Path], tmp_path: Path):
     other = tmp_path / "other.toml"
-    other.write_text(RECIPE + '[arms.mlp]
-gate = { name = "mlp" }
-')
+    other.write_text(RECIPE + "[arms.mlp]\ngate = { name = 'mlp' }\n")
     asked = [*common(road), "--out", road["study"]]
     assert "another recipe" in ran("ilora", "study", other, *asked, fails=True)
 
