@@ -57,6 +57,7 @@ def fit_personas(
         facts = _prepare(recipe, Path(source), out, max_rejected)
         facts["seconds"] = time.perf_counter() - began
         write_json(out / "read.json", facts)
+        _keep_recipe(recipe, out)
         say(f"read {facts['n_read']:,} rows in {facts['seconds']:.0f} s; {facts['n_rejected']:,} rejected")
     folder = out / "model"
     if not (folder / "facts.json").is_file():
@@ -74,12 +75,14 @@ def rows_of(recipe: PersonasRecipe, table: Any) -> Rows:
 
 
 def _keep_recipe(recipe: PersonasRecipe, out: Path) -> None:
+    """Refuse another recipe than the one of RUN; write it once there are rows."""
     path, values = out / "recipe.json", recipe.model_dump(mode="json")
     if path.is_file() and json.loads(path.read_text("utf-8")) != json.loads(json.dumps(values)):
         raise ConfigError(
             "the recipe that RUN was begun with", "another one", where=str(path), fix="choose another --out"
         )
-    write_json(path, values)
+    if (out / "rows").is_dir():
+        write_json(path, values)
 
 
 def _prepare(recipe: PersonasRecipe, source: Path, out: Path, most: float) -> dict[str, Any]:
@@ -103,12 +106,16 @@ def _prepare(recipe: PersonasRecipe, source: Path, out: Path, most: float) -> di
             if len(block.rows):
                 yield block.rows
 
+    counts: dict[str, int] = {}
     try:
         counts = prepare(blocks(), out / "rows", split=recipe.split, seed=recipe.seed)
+    except IngestError:
+        if not n_read:
+            raise
     finally:
         reasons = write_rejects(out / "rejected.parquet", rejected)
     n_rejected = sum(reasons.values())
-    if n_rejected > most * n_read:
+    if n_rejected > most * n_read or not counts:
         shutil.rmtree(out / "rows", ignore_errors=True)
         what = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common(5))
         fix = "mend the file, or allow more with --max-rejected"

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
 from habitus.core.atomic import new_folder, write_json
 from habitus.core.config import Config
@@ -48,10 +49,10 @@ class PersonaWorldConfig(Config):
     100
     """
 
-    n_threads: int = 200_000
-    n_personas: int = 25
+    n_threads: int = Field(default=200_000, ge=1)
+    n_personas: int = Field(default=25, ge=1)
     seed: int = 0
-    near_copies: float = 0.1
+    near_copies: float = Field(default=0.1, ge=0, lt=1)
 
     @property
     def n_posts(self) -> int:

@@ -117,11 +117,15 @@ def test_the_command_from_world_to_page(world: Path, tmp_path: Path):
         (f"evaluate {tmp_path}/run --part train", 1, ""),
         (f"evaluate {tmp_path}/w", 1, ""),
         (f"report {tmp_path}", 1, ""),
+        (f"world --out {tmp_path}/v --personas 0", 1, ""),
+        (f"fit {recipe} --threads {bad} --out {tmp_path}/bad", 1, ""),
+        (f"fit {recipe} --threads {tmp_path}/none --out {tmp_path}/bad", 1, ""),
     ):
         result = CliRunner().invoke(app, ["personas", *words.split()])
         assert result.exit_code == code, result.output
         assert said in result.output
     assert not (tmp_path / "q.parquet").exists()
+    assert [path.name for path in (tmp_path / "bad").iterdir()] == ["rejected.parquet"]
 
 
 def test_too_many_unusable_lines_stop_and_are_kept(world: Path, tmp_path: Path):
