@@ -105,7 +105,7 @@ def fit_decision(p: np.ndarray, y: np.ndarray) -> Decision:
     fewer than 50 rows in y keeps its share's scale but gets no threshold of its own.
 
     >>> p = np.array([[0.6, 0.4]] * 30 + [[0.9, 0.1]] * 70)
-    >>> fit_decision(p, np.array([1] * 12 + [0] * 88)).tell(p)[0]
+    >>> int(fit_decision(p, np.array([1] * 12 + [0] * 88)).tell(p)[0])
     1
     """
     n_classes = p.shape[1]
