@@ -45,6 +45,7 @@ NEURAL = {
     "sasrec": ", d_model = 16",
     "gru4rec": ", d_model = 16",
     "hstu": ", d_model = 16",
+    "caser": ", d_model = 16",
     "behavegpt": ', size = "tiny", n_blocks = 1',
 }
 COUNTED = ("popularity", "transition", "history_density")
