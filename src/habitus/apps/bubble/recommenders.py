@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
 from habitus.apps.bubble.catalogue import Catalogue, Likes
 from habitus.apps.bubble.draws import draws
@@ -193,16 +194,18 @@ class Als:
         if how == "retrain":
             self._solve(likes, seed, 3, self.items)
         elif how == "fold_in":
-            model = self._model(seed, 1)
-            model.item_factors, model.user_factors = self.items, self.users
-            table = _old_csr(likes)
-            self.users = np.asarray(model.recalculate_user(np.arange(likes.n_users), table))
+            with threadpool_limits(1, "blas"):  # its own threads fight with those of `implicit`
+                model = self._model(seed, 1)
+                model.item_factors, model.user_factors = self.items, self.users
+                table = _old_csr(likes)
+                self.users = np.asarray(model.recalculate_user(np.arange(likes.n_users), table))
 
     def _solve(self, likes: Likes, seed: int, iterations: int, items: np.ndarray | None = None) -> None:
-        model = self._model(seed, iterations)
-        if items is not None:
-            model.item_factors, model.user_factors = items.copy(), self.users.copy()
-        model.fit(_old_csr(likes), show_progress=False)
+        with threadpool_limits(1, "blas"):
+            model = self._model(seed, iterations)
+            if items is not None:
+                model.item_factors, model.user_factors = items.copy(), self.users.copy()
+            model.fit(_old_csr(likes), show_progress=False)
         self.users, self.items = np.asarray(model.user_factors), np.asarray(model.item_factors)
 
     def _model(self, seed: int, iterations: int) -> Any:
