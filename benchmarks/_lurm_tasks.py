@@ -66,7 +66,7 @@ def opened(source: str, log: Callable[[], Any] | None = None) -> Store:
     return ingest(source if log is None else log(), path, folder=None if log else DATA / source, replace=True)
 
 
-def _movies_log() -> EventLog:
+def movies_log() -> EventLog:
     """MovieLens-100K from its RecBole tables, under the schema of the source."""
     folder = DATA / "ml_100k"
     ratings, films, people = (pl.read_parquet(folder / f"{name}.parquet") for name in ("ratings", "items", "users"))
@@ -108,7 +108,7 @@ def _made(
 
 def movies() -> Study:
     """MovieLens-100K: no life cycle (half of all users stay an hour), so the whole life only."""
-    store = opened("ml_100k", _movies_log)
+    store = opened("ml_100k", movies_log)
     profiles = store.profiles
     assert profiles is not None
     labels = {

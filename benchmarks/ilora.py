@@ -17,8 +17,6 @@ from benchmarks.record import record
 from habitus.apps.ilora.gate import Gate, GateConfig, gate_use
 from habitus.apps.ilora.mix import PROJECTIONS, MixConfig, add_mixed_lora, mixing
 from habitus.data.ingest import ingest
-from habitus.data.log import EventLog
-from habitus.data.schema import Schema
 from habitus.data.store import Store
 
 HERE = Path(__file__).parent
@@ -185,25 +183,14 @@ def of_study(run: Path) -> None:
 
 def stores(out: Path) -> None:
     """Ingest MovieLens-100K and LastFM from their Parquet forms, where they are at hand: OUT/NAME.store."""
-    import polars as pl
 
+    from benchmarks._lurm_tasks import movies_log
     from habitus.data.sources.lastfm_titles import lastfm_titles
-    from habitus.data.sources.movielens import SCHEMA
 
     if not DATA.is_dir():
         print("left out: no data folder beside the project")
         return
-    folder = DATA / "ml_100k"
-    ratings, films, people = (pl.read_parquet(folder / f"{name}.parquet") for name in ("ratings", "items", "users"))
-    events = ratings.select(
-        user=pl.col("user_id").cast(pl.String), item=pl.col("item_id").cast(pl.String),
-        stars=pl.col("rating").cast(pl.Float64), time="timestamp",
-    )  # fmt: skip
-    titles = films.select(
-        item="item_id", title="movie_title", year=pl.col("release_year").cast(pl.Float64, strict=False), genres="class"
-    )
-    users = people.select("gender", "occupation", age=pl.col("age").cast(pl.Float64), user="user_id", zip="zip_code")
-    logs = {"ml_100k": EventLog(Schema.parse(SCHEMA), events, users, titles)}
+    logs = {"ml_100k": movies_log()}
     logs["lastfm"] = lastfm_titles(DATA / "lastfm_titles")
     for name, log in logs.items():
         path = out / f"{name}.store"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import uuid
@@ -69,6 +70,21 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write JSON atomically, keys in the order given, readable by a person."""
     with new_file(path) as beside:
         beside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", "utf-8")
+
+
+def plain(value: Any) -> Any:
+    """Give values that JSON holds, all the way down: NaN and infinities become None, tuples and arrays lists.
+
+    >>> plain({"a": (1.0, float("nan"))})
+    {'a': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if hasattr(value, "tolist"):  # of NumPy, which this module need not load
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def remove_partial(folder: str | Path) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor
 from habitus.core.atomic import write_json
 from habitus.core.errors import ConfigError, CutoffError
 from habitus.core.progress import track
-from habitus.data.calendar import to_date, to_day
+from habitus.data.calendar import to_date
 from habitus.data.cutoffs import ranges
 from habitus.models.artifact import Artifact, load_artifact
+from habitus.tasks.by_shard import day_asked
 from habitus.tasks.event_calibration import tempered
 from habitus.tasks.event_recipe import EventRecipe
 from habitus.tasks.predict import manifest, write_table
@@ -173,15 +174,11 @@ def ask_events(
         table = read(histories) if isinstance(histories, str | Path) else histories
         inputs, owners = request_inputs(spec, table)
         return Asked(artifact, spec, inputs, owners, None)
-    try:
-        day = run.store.last_day if cutoff is None else to_day(cutoff)
-    except ValueError:
-        raise CutoffError("a date YYYY-MM-DD", repr(cutoff), where="cutoff") from None
+    day = day_asked(run.store, cutoff)
     chosen = np.flatnonzero(run.store.users["first_day"].to_numpy() <= day)
     chosen = chosen if users is None else users[np.isin(users, chosen)]
-    if not len(chosen) or day > run.store.last_day:
-        first, last = to_date(run.store.first_day), to_date(run.store.last_day)
-        raise CutoffError(f"a day from {first} to {last}", str(to_date(day)), where="cutoff")
+    if not len(chosen):
+        raise CutoffError("a user with an event by then", "none", where=f"cut-off {to_date(day)}")
     inputs = last_states(run.store, spec, chosen, np.full(len(chosen), day, np.int32))
     return Asked(artifact, spec, inputs, run.store.users["user"].gather(chosen), to_date(day))
 

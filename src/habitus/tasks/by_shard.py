@@ -170,13 +170,15 @@ def day_asked(store: Store, cutoff: str | dt.date | None) -> int:
     except ValueError:
         raise CutoffError("a date YYYY-MM-DD", repr(cutoff), where="cutoff") from None
     if not store.first_day <= day <= store.last_day:
-        span = f"from {to_date(store.first_day)} to {to_date(store.last_day)}"
-        raise CutoffError(f"a day {span}", str(to_date(day)), where="cutoff")
+        span = f"{to_date(store.first_day)} to {to_date(store.last_day)}"
+        raise CutoffError(f"a day from {span}", str(to_date(day)), where="cutoff")
     return day
 
 
-def needs_out(out: str | Path | None) -> Path:
-    """Refuse an engine without a place for its answers. Errors: `ConfigError`."""
+def needs_out(out: str | Path | None, histories: Any = None) -> Path:
+    """Refuse an engine without a place for its answers, or with histories to answer. Errors: `ConfigError`."""
+    if histories is not None:
+        raise ConfigError("users of the store", "histories", where="engine", fix="leave the engine out: they are few")
     if out is None:
         raise ConfigError("a file or folder for the answers", "none", where="out", fix="give out=, or use engine local")
     return Path(out)

@@ -112,9 +112,7 @@ def _by_shard(
     out: str | Path | None,
     engine: EngineConfig,
 ) -> pl.DataFrame:
-    if histories is not None:
-        raise ConfigError("users of the store", "histories", where="engine", fix="leave the engine out: they are few")
-    goal, artifact = needs_out(out), load_artifact(run.artifact_path)
+    goal, artifact = needs_out(out, histories), load_artifact(run.artifact_path)
     asked: dict[str, Any] = {}
     if isinstance(run.recipe, LurmRecipe):
         from habitus.tasks.embed_lurm import life_vectors as answer

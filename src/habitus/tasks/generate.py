@@ -23,12 +23,13 @@ from habitus.core.engine import LOCAL, EngineConfig, as_engine, do_jobs
 from habitus.core.errors import ConfigError, CutoffError, DiskError
 from habitus.core.progress import bar
 from habitus.core.seeds import text_keys
-from habitus.data.calendar import to_date, to_day
+from habitus.data.calendar import to_date
 from habitus.data.pipeline.zones import first_instant
 from habitus.data.store import Store
 from habitus.models.artifact import Artifact, load_artifact
 from habitus.models.behavegpt import CLOCK, FIRST, BehaveGPT
 from habitus.tasks.answer_events import Asked, ask_events
+from habitus.tasks.by_shard import day_asked
 from habitus.tasks.constraints import ConstraintConfig, Constraints, compile_constraints
 from habitus.tasks.predict import manifest
 from habitus.tasks.rollout import DrawConfig, Rolled, Start, Zone, chunks, roll_out
@@ -186,7 +187,7 @@ def generate(
     if not isinstance(model, BehaveGPT) or not model.links:
         fix = "train model.name = 'behavegpt' with form = 'joint'"
         raise ConfigError("a model that generates", artifact.name, where=str(run.path), fix=fix)
-    day = _cutoff(run.store, cutoff)
+    day = day_asked(run.store, cutoff)
     draws = DrawConfig.parse(
         {"seed": seed, "temperature": temperature or {}, "top_p": top_p or {}, "max_events": max_events}
     )
@@ -309,17 +310,6 @@ def _digest(asked: Asked) -> str:
     for part in parts:
         text.update(np.ascontiguousarray(part).tobytes())
     return text.hexdigest()
-
-
-def _cutoff(store: Store, cutoff: str | dt.date | None) -> int:
-    try:
-        day = store.last_day if cutoff is None else to_day(cutoff)
-    except ValueError:
-        raise CutoffError("a date YYYY-MM-DD", repr(cutoff), where="cutoff") from None
-    if not store.first_day <= day <= store.last_day:
-        span = f"{to_date(store.first_day)} to {to_date(store.last_day)}"
-        raise CutoffError(f"a day of the log, {span}", str(to_date(day)), where="cutoff")
-    return day
 
 
 def _users(store: Store, users: str | Path | Sequence[Any] | None, day: int) -> np.ndarray:

@@ -118,9 +118,8 @@ def _by_shard(
     out: str | Path | None,
     engine: EngineConfig,
 ) -> pl.DataFrame:
-    if histories is not None:
-        raise ConfigError("users of the store", "histories", where="engine", fix="leave the engine out: they are few")
-    day, goal = day_asked(run.store, cutoff), needs_out(out)
+    goal = needs_out(out, histories)
+    day = day_asked(run.store, cutoff)
     artifact = load_artifact(run.artifact_path)
     if isinstance(run.recipe, EventRecipe):
         from habitus.tasks.answer_events import next_values_on

@@ -18,8 +18,9 @@ from habitus.data.store import Store
 from habitus.models.behavegpt import BehaveGPT, BehaveGPTConfig
 from habitus.tasks import generate as module
 from habitus.tasks.answer_events import Asked
+from habitus.tasks.by_shard import day_asked
 from habitus.tasks.constraints import ConstraintConfig
-from habitus.tasks.generate import Futures, _check_fields, _constraints, _cutoff, _digest, _users, write_futures
+from habitus.tasks.generate import Futures, _check_fields, _constraints, _digest, _users, write_futures
 from habitus.tasks.rollout import DrawConfig, Zone
 from habitus.testing.threads import one_thread
 from habitus.tokens.event_requests import request_inputs
@@ -163,8 +164,8 @@ def test_what_cannot_be_is_refused(futures, store):
     ]
     with pytest.raises(ConfigError, match="'nobody'"):
         _users(store, ["nobody"], CUTOFF)
-    with pytest.raises(CutoffError, match="a day of the log"):
-        _cutoff(store, "2031-01-01")
+    with pytest.raises(CutoffError, match="a day from"):
+        day_asked(store, "2031-01-01")
     with pytest.raises(ConfigError, match="follows from the gap"):
         _check_fields(DrawConfig(temperature={"weekday": 0.5}), futures.model)
 

@@ -15,6 +15,7 @@ from habitus.apps.abtest.estimate import Effect, correlation, effect, grouped_su
 from habitus.apps.abtest.plan import Plan
 from habitus.apps.abtest.sequential import running_interval
 from habitus.apps.abtest.tables import Columns, Units, read_units
+from habitus.core.atomic import plain
 from habitus.core.errors import SourceError
 from habitus.data.calendar import to_date, to_day
 
@@ -90,7 +91,7 @@ class Analysis:
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values, NaN and endless ones as None."""
-        return plain_values(asdict(self))
+        return plain(asdict(self))
 
     @property
     def primary(self) -> Row:
@@ -366,12 +367,3 @@ def _waiting(plan: Plan, primary: Row, planned: list[tuple[str, str, str, bool]]
     if users and not is_by_day:
         waiting.append(users)
     return waiting, [users] if users and not waiting else []
-
-
-def plain_values(value: Any) -> Any:
-    """Turn NaN and endless numbers into None, all the way down, for JSON."""
-    if isinstance(value, dict):
-        return {key: plain_values(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_values(each) for each in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

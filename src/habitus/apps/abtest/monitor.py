@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from habitus.apps.abtest.analyse import plain_values
 from habitus.apps.abtest.checks import SRM_LEVEL
 from habitus.apps.abtest.declare import Metric
 from habitus.apps.abtest.estimate import Effect, effect, grouped_sums
 from habitus.apps.abtest.plan import Plan
 from habitus.apps.abtest.sequential import log_bayes_split, mixture_factor, running_interval
 from habitus.apps.abtest.tables import Columns, Units, read_units
+from habitus.core.atomic import plain
 from habitus.core.errors import SourceError
 from habitus.data.calendar import to_date, to_day
 
@@ -69,7 +69,7 @@ class Monitored:
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values, endless ones as None."""
-        return plain_values(asdict(self))
+        return plain(asdict(self))
 
 
 def monitor(

@@ -11,21 +11,10 @@ from typing import Any
 from habitus.apps.advisor.advise import NOTE, Advisor, Answer
 from habitus.apps.advisor.draw import draw_subgraph
 from habitus.apps.advisor.run import day_of, open_run
-from habitus.core.atomic import new_file
+from habitus.apps.page import framed, write_page
 
 _STYLE = """
-:root{--ink:#1c2530;--soft:#5b6775;--line:#d9dfe6;--model:#1f6f8b;--top:#b4572a;--ground:#fff;--fill:#eef3f6}
-@media(prefers-color-scheme:dark){:root{
---ink:#e8edf2;--soft:#9aa7b5;--line:#36424f;--model:#6cc0da;--top:#e59a6f;--ground:#141a20;--fill:#1f2933}}
-body{margin:0 auto;max-width:1080px;padding:24px 16px 64px;font:16px/1.5 system-ui,sans-serif;
-color:var(--ink);background:var(--ground)}
-h1{font-size:1.6rem;margin:0 0 4px}h2{font-size:1.15rem;margin:36px 0 8px}p{max-width:70ch}.soft{color:var(--soft)}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;min-width:100%}
-th,td{padding:6px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}th{font-weight:600;color:var(--soft)}
-tr.own td:first-child{font-weight:600;color:var(--model)}
-svg{width:100%;min-width:760px;height:auto;display:block}
-text{fill:var(--ink);font:13px system-ui,sans-serif}.low{fill:var(--soft)}
+tr.own td:first-child{font-weight:600;color:var(--model)}svg{min-width:760px}
 details{border-bottom:1px solid var(--line);padding:8px 0}summary{cursor:pointer}
 code{font-size:.82rem;overflow-wrap:anywhere}
 """
@@ -87,13 +76,10 @@ def write_report(
     """Write RUN/report.html (or `out`): no network, no other file. Figures are shown once `evaluate` has been there."""
     opened = open_run(run)
     answer, found = Advisor(opened, way).advise(customer, day_of(date))
-    path = Path(out) if out is not None else opened.folder / "report.html"
     kept = opened.folder / "metrics.json"
     metrics = json.loads(kept.read_text("utf-8")) if kept.is_file() else None
     drawing = draw_subgraph(found, answer, opened.market)
-    with new_file(path) as beside:
-        beside.write_text(page(answer, drawing, metrics, opened.recipe.name), "utf-8")
-    return path
+    return write_page(page(answer, drawing, metrics, opened.recipe.name), opened.folder, out)
 
 
 def page(answer: Answer, drawing: str, metrics: Mapping[str, Any] | None, name: str) -> str:
@@ -111,13 +97,7 @@ def page(answer: Answer, drawing: str, metrics: Mapping[str, Any] | None, name: 
         "others. An asset without a line comes from what most people bought.</p>",
         "<h2>The answer, with what it rests on</h2>", _answer(answer), _figures(metrics), _tails(metrics),
     ]  # fmt: skip
-    body = "\n".join(part for part in parts if part)
-    title = f"Advice for {escape(answer.customer)}"
-    return (
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{title}</title>"
-        f"<meta name=viewport content='width=device-width,initial-scale=1'><style>{_STYLE}</style></head>"
-        f"<body>{body}</body></html>\n"
-    )
+    return framed(f"Advice for {answer.customer}", parts, _STYLE)
 
 
 def _answer(answer: Answer) -> str:

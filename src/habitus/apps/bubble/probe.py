@@ -16,8 +16,8 @@ from habitus.apps.bubble.kinds import make_recommender
 from habitus.apps.bubble.lists import first_free, ranking
 from habitus.apps.bubble.loop import Stage, single_thread
 from habitus.apps.bubble.recommenders import How, Recommender
-from habitus.apps.bubble.run import open_bubble, plain, read_run
-from habitus.core.atomic import write_json
+from habitus.apps.bubble.run import open_bubble, read_run
+from habitus.core.atomic import plain, write_json
 from habitus.metrics.bootstrap import resamples
 from habitus.metrics.diversity import entropy, exposure, jensen_shannon, shares
 

@@ -9,25 +9,12 @@ from typing import Any
 
 from habitus.apps.bubble.drawings import rounds_drawing, scatter, shares_drawing, sweep_drawing
 from habitus.apps.bubble.run import read_run
-from habitus.core.atomic import new_file
+from habitus.apps.page import framed, write_page
 
 _STYLE = """
-:root{--ink:#1c2530;--soft:#5b6775;--line:#d9dfe6;--model:#1f6f8b;--top:#b4572a;--third:#3d7d4f;--ground:#fff}
-@media(prefers-color-scheme:dark){:root{
---ink:#e8edf2;--soft:#9aa7b5;--line:#36424f;--model:#6cc0da;--top:#e59a6f;--third:#7fc796;--ground:#141a20}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:1080px;padding:24px 16px 64px;font:16px/1.5 system-ui,sans-serif;
-color:var(--ink);background:var(--ground)}
-h1{font-size:1.6rem;line-height:1.25;margin:0 0 4px}h2{font-size:1.15rem;margin:36px 0 8px}p,li{max-width:72ch}
-.soft{color:var(--soft)}.wide{overflow-x:auto}
-table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;min-width:100%}
-th,td{padding:6px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}th{font-weight:600;color:var(--soft)}
-svg{width:100%;height:auto;display:block}.wide svg{min-width:600px}
-text{fill:var(--ink);font:13px system-ui,sans-serif}.low{fill:var(--soft)}
-.small{display:grid;grid-template-columns:repeat(auto-fill,minmax(250px,1fr));gap:16px}
-figure{margin:0}figcaption{font-size:.9rem}.key{display:inline-block;width:18px;height:3px;vertical-align:middle;
-margin:0 5px 0 12px}
+.small{display:grid;grid-template-columns:repeat(auto-fill,minmax(250px,1fr));gap:16px}svg{min-width:0}
+.wide svg{min-width:600px}figure{margin:0}figcaption{font-size:.9rem}
+.key{display:inline-block;width:18px;height:3px;vertical-align:middle;margin:0 5px 0 12px}
 """
 HOW = {"retrain": "trained on", "fold_in": "folded in", "none": "frozen"}
 WORDS = {
@@ -80,11 +67,7 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
     Errors: `ArtifactError` when `habitus bubble run` has not finished there.
     """
     run = Path(run)
-    metrics = read_run(run)
-    path = Path(out) if out is not None else run / "report.html"
-    with new_file(path) as beside:
-        beside.write_text(page(metrics), "utf-8")
-    return path
+    return write_page(page(read_run(run)), Path(run), out)
 
 
 def page(metrics: Mapping[str, Any]) -> str:
@@ -128,12 +111,7 @@ def page(metrics: Mapping[str, Any]) -> str:
         f"<p class=soft>Made {escape(metrics['made']['created'])} from {escape(metrics['made']['commit'])} on "
         f"{escape(metrics['made']['hardware'])}.</p>",
     ]
-    body = "\n".join(part for part in parts if part)
-    return (
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{escape(metrics['name'])}</title>"
-        f"<meta name=viewport content='width=device-width,initial-scale=1'><style>{_STYLE}</style></head>"
-        f"<body>{body}</body></html>\n"
-    )
+    return framed(metrics["name"], parts, _STYLE)
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> str:

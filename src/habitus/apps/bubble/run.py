@@ -26,7 +26,7 @@ from habitus.apps.bubble.loop import LoopConfig, Played, Stage, play
 from habitus.apps.bubble.measure import measure
 from habitus.apps.bubble.policies import PolicyConfig, RulePolicy
 from habitus.apps.bubble.traits import AgentConfig, make_agents
-from habitus.core.atomic import new_file, write_json
+from habitus.core.atomic import new_file, plain, write_json
 from habitus.core.config import Config, read_toml
 from habitus.core.errors import ArtifactError, ConfigError
 from habitus.data.store import Store
@@ -233,17 +233,6 @@ def open_bubble(path: str | Path, store: str | Path | None = None) -> tuple[Bubb
     made = json.loads((path / "run.json").read_text("utf-8"))
     recipe = read_bubble_recipe(path / "recipe.toml")
     return recipe, make_stage(recipe, Store.open(store if store is not None else made["store"]))[0]
-
-
-def plain(value: Any) -> Any:
-    """Give values that JSON holds: NaN becomes None, arrays become lists."""
-    if isinstance(value, dict):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _file(path: Path, part: Part, pair: int) -> Path:

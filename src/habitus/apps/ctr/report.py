@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -10,22 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from habitus.core.atomic import new_file
-from habitus.core.errors import ArtifactError
-
-_STYLE = """
-:root{--ink:#1c2530;--soft:#5b6775;--line:#d9dfe6;--model:#1f6f8b;--top:#b4572a;--ground:#fff}
-@media(prefers-color-scheme:dark){:root{
---ink:#e8edf2;--soft:#9aa7b5;--line:#36424f;--model:#6cc0da;--top:#e59a6f;--ground:#141a20}}
-body{margin:0 auto;max-width:1080px;padding:24px 16px 64px;font:16px/1.5 system-ui,sans-serif;
-color:var(--ink);background:var(--ground)}
-h1{font-size:1.6rem;margin:0 0 4px}h2{font-size:1.15rem;margin:36px 0 8px}p{max-width:70ch}.soft{color:var(--soft)}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;min-width:100%}
-th,td{padding:6px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}th{font-weight:600;color:var(--soft)}
-svg{width:100%;min-width:600px;height:auto;display:block}
-text{fill:var(--ink);font:13px system-ui,sans-serif}.low{fill:var(--soft)}
-"""
+from habitus.apps.page import framed, read_figures, write_page
 
 
 def summary(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -93,15 +77,7 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
     Errors: `ArtifactError` when `habitus ctr evaluate` has not been there.
     """
     run = Path(run)
-    try:
-        metrics = json.loads((run / "metrics.json").read_text("utf-8"))
-    except (OSError, ValueError) as cause:
-        fix = f"habitus ctr evaluate {run}"
-        raise ArtifactError("RUN/metrics.json", str(cause), where=str(run), fix=fix) from None
-    path = Path(out) if out is not None else run / "report.html"
-    with new_file(path) as beside:
-        beside.write_text(page(metrics), "utf-8")
-    return path
+    return write_page(page(read_figures(run, "ctr evaluate")), run, out)
 
 
 def page(metrics: Mapping[str, Any]) -> str:
@@ -124,12 +100,7 @@ def page(metrics: Mapping[str, Any]) -> str:
         _ladder(metrics.get("ladder") or []),
         _segments(metrics),
     ]
-    body = "\n".join(part for part in parts if part)
-    return (
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{escape(metrics['name'])}</title>"
-        f"<meta name=viewport content='width=device-width,initial-scale=1'><style>{_STYLE}</style></head>"
-        f"<body>{body}</body></html>\n"
-    )
+    return framed(metrics["name"], parts)
 
 
 def _bars(rows: Sequence[Mapping[str, Any]], ceilings: Mapping[str, float]) -> str:

@@ -25,7 +25,7 @@ from habitus.apps.ctr.segments import segment_table, segments, trend
 from habitus.apps.ctr.train import NetConfig, fit_model
 from habitus.apps.ctr.trees import ClickTreesConfig
 from habitus.apps.ctr.vectors import read_vectors, vectors_before
-from habitus.core.atomic import new_file, write_json
+from habitus.core.atomic import new_file, plain, write_json
 from habitus.core.config import Config, read_toml
 from habitus.core.errors import ArtifactError, ConfigError
 from habitus.core.seeds import uniforms
@@ -205,7 +205,7 @@ def evaluate_ctr(run: str | Path, *, part: Literal["valid", "test"] = "test") ->
     found |= {"format": FORMAT, "name": recipe.name, "part": part, "against": recipe.against, "cards": cards}
     found["ceilings"] = ceilings_of(Path(folder), rows)
     found["ladder"] = ladder(_means(cards), found["ceilings"], recipe.rungs) if found["ceilings"] else []
-    write_json(run / "metrics.json", _plain(found))
+    write_json(run / "metrics.json", plain(found))
     return found
 
 
@@ -282,14 +282,3 @@ def _opened(run: Path) -> tuple[CtrRecipe, str]:
     except (OSError, ValueError) as cause:
         raise ArtifactError("a run of habitus ctr train", str(cause), where=str(run)) from None
     return CtrRecipe.parse(found["recipe"], where=str(run)), found["folder"]
-
-
-def _plain(value: Any) -> Any:
-    """Give values that JSON holds: NaN becomes None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value

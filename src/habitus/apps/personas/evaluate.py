@@ -16,7 +16,7 @@ from habitus.apps.personas.fit import rows_of
 from habitus.apps.personas.model import PersonaModel, load_model
 from habitus.apps.personas.replies import Replies, judged
 from habitus.apps.personas.rows import Rows, sample, stream
-from habitus.core.atomic import write_json
+from habitus.core.atomic import plain, write_json
 from habitus.core.errors import ConfigError
 from habitus.metrics.calibration import ece, reliability
 from habitus.metrics.macro_f1 import Decision, class_f1, fit_decision, macro_f1, macro_f1_interval
@@ -68,7 +68,7 @@ def evaluate_personas(run: str | Path, *, part: str = "test", truth: str | Path 
     found["replies"] = _replies(model, rows)
     found["mix"] = model.mix.to_json()
     found["read"] = json.loads((run / "read.json").read_text("utf-8"))
-    write_json(run / "metrics.json", _plain(found))
+    write_json(run / "metrics.json", plain(found))
     model.designer.store.close()
     return found
 
@@ -222,17 +222,6 @@ def _confusion(y: np.ndarray, told: np.ndarray, n: int) -> np.ndarray:
 
 def _by_persona(rows: Rows) -> list[np.ndarray]:
     return [np.flatnonzero(rows.cluster == who) for who in np.unique(rows.cluster)]
-
-
-def _plain(value: Any) -> Any:
-    """Give values that JSON holds: NaN becomes None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def lines(metrics: Mapping[str, Any]) -> str:
