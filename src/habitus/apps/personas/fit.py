@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,12 @@ def _prepare(recipe: PersonasRecipe, source: Path, out: Path, most: float) -> di
         counts = prepare(blocks(), out / "rows", split=recipe.split, seed=recipe.seed)
     except IngestError:
         if not n_read:
-            raise
-    finally:
-        reasons = write_rejects(out / "rejected.parquet", rejected)
+            with suppress(OSError):  # what it held before stays
+                out.rmdir()
+            fix = "see docs/guide/personas.md, or make some: habitus personas world"
+            raise IngestError("threads, a line of JSON each", "an empty file", where=str(source), fix=fix) from None
+        # else: all were rejected, which is told below
+    reasons = write_rejects(out / "rejected.parquet", rejected)
     n_rejected = sum(reasons.values())
     if n_rejected > most * n_read or not counts:
         shutil.rmtree(out / "rows", ignore_errors=True)

@@ -157,3 +157,11 @@ def test_wrong_names_are_refused(tmp_path: Path):
         PersonasRecipe.parse({"name": "x", "trees": {"round": 3}})
     with pytest.raises(SourceError, match="no such path"):
         fit_personas(PersonasRecipe(name="x"), tmp_path / "none.jsonl", tmp_path / "r", say=lambda line: None)
+
+
+def test_an_empty_file_is_named_and_leaves_nothing(tmp_path: Path):
+    (tmp_path / "empty.jsonl").touch()
+    recipe = PersonasRecipe.parse(SMALL)
+    with pytest.raises(IngestError, match="an empty file"):
+        fit_personas(recipe, tmp_path / "empty.jsonl", tmp_path / "run", say=lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.jsonl"]
