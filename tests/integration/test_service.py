@@ -45,7 +45,6 @@ def apart(one, two):
     return np.linalg.norm(np.subtract(one, two)) / np.linalg.norm(two)
 
 
-
 @pytest.fixture(scope="module")
 def service(day_run, serve_runs):
     with serve_runs([day_run], cutoff=CUTOFF, window_ms=5) as found:
