@@ -78,7 +78,7 @@ def main() -> None:
     torch.set_num_threads(n_threads)
     for setting in (BEAUTY, MOVIES):
         compare_speed(setting, python, n_threads)
-    n_users, n_epochs = (1_000, 4) if size == "small" else (6_040, 10)
+    n_users, n_epochs = (1_000, 4) if size == "small" else (6_040, 4)
     compare_quality(MOVIES, python, n_threads, n_users, n_epochs)
 
 
