@@ -8,7 +8,7 @@ from torch import Tensor
 
 from habitus.core.errors import ConfigError
 from habitus.models.lurm import Lurm, LurmConfig, LurmOutput, shape_of
-from habitus.models.lurm_start import start_from_bags
+from habitus.models.lurm_start import start_from_bags, start_rhythm
 from habitus.testing.threads import one_thread
 from habitus.tokens.bags import Bags, Rows, bags_of_rows, parse_scales
 
@@ -41,7 +41,7 @@ def bags(n: int = 7, seed: int = 0, permutation: np.ndarray | None = None) -> Ba
 
 
 def made(seed: int = 0, **values: object) -> Lurm:
-    config = LurmConfig.parse({"size": "tiny", "scales": SCALES, **values})
+    config = LurmConfig.parse({"size": "tiny", "scales": SCALES, "rhythm": 0.0, **values})
     return Lurm(config, shape_of(config, V), seed=seed).eval()
 
 
@@ -161,3 +161,23 @@ def test_the_start_reads_the_bag_in_straight_lines():
 def test_scales_that_the_model_cannot_use():
     with pytest.raises(ConfigError, match="life"):
         made(scales="1x3, 2x4")
+
+
+def test_the_last_anchor_tells_the_rhythm_and_the_others_are_as_without():
+    draw = np.random.default_rng(0)
+    model, batch = made(rhythm=0.25), bags()
+    assert model.rhythm is not None
+    told = torch.from_numpy(draw.normal(size=(7, len(model.rhythm.mean))).astype(np.float32))
+    start_rhythm(model, draw.normal(size=(50, len(model.rhythm.mean))))
+    alone = run(model, batch)
+    with torch.no_grad():
+        both = model(batch, told)
+    assert alone.flat.shape == (7, model.config.d_content)
+    assert both.flat.shape == (7, model.config.d_flat)
+    torch.testing.assert_close(both.vectors[:, :-1], alone.vectors)
+    torch.testing.assert_close(both.mass[:, -1], torch.full((7,), 0.25))
+    torch.testing.assert_close(both.flat.norm(dim=1), torch.ones(7))
+    torch.testing.assert_close(both.flat[:, : model.config.d_content], alone.flat * 0.75**0.5)
+    assert not torch.allclose(both.vectors[0, -1], both.vectors[1, -1], atol=1e-2)
+    for without in ({"scales": "life"}, {"n_anchors": 1}, {"paper_form": True}, {"rhythm": 0.0}):
+        assert LurmConfig.parse({"size": "tiny", "scales": SCALES, **without}).share_of_rhythm == 0

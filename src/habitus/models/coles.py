@@ -40,6 +40,11 @@ class ColesConfig(Config):
         """Width of the vector."""
         return self.d_out
 
+    @property
+    def d_content(self) -> int:
+        """All of it is trained."""
+        return self.d_out
+
 
 class Coles(nn.Module):
     """Bags of one scale in, one vector of unit length out; the same outputs as LURM with one anchor.

@@ -22,11 +22,13 @@ from habitus.core.config import Config
 from habitus.core.errors import ConfigError
 from habitus.models.layers.catalogue import lookup
 from habitus.models.lurm_read import distinct, gated_sums
-from habitus.tokens.bags import DEFAULT, Bags, ScaleBags, parse_scales
+from habitus.tokens.bags import DEFAULT, Bags, ScaleBags, parse_scales, reach_of
+from habitus.tokens.rhythm import rhythm_width
 
 Size = Literal["tiny", "small", "base", "large"]
 SIZES = {"tiny": (32, 4, 16, 16), "small": (64, 8, 32, 32), "base": (128, 8, 32, 64), "large": (256, 16, 64, 64)}
 ON_TOP = 0.1  # gain of the aggregated states beside the straight way, at first
+STILL = 2.0  # the number of a rhythm that never changes; the others vary by 1 in all
 
 
 class LurmConfig(Config):
@@ -34,7 +36,9 @@ class LurmConfig(Config):
 
     `start`: `spectral` begins at the leading directions of the train bags, one set per group of interests (see
     `models.lurm_start`); `random` at noise. `mass`: an anchor's weight in `flat` is its share of the `energy` of all
-    anchors' vectors, its `share` of the life bag, or `none`. Errors: an unknown key is a `ConfigError` from `parse`.
+    anchors' vectors, its `share` of the life bag, or `none`. `rhythm`: the share of `flat` that says when and how often
+    (see `tokens.rhythm`), which the last anchor tells instead of interests; 0, a single anchor or scales without
+    windows have none. Errors: an unknown key is a `ConfigError` from `parse`.
 
     >>> config = LurmConfig(size="base")
     >>> config.widths, config.d_flat
@@ -48,6 +52,7 @@ class LurmConfig(Config):
     d_out: int | None = Field(None, gt=0)
     scales: str = DEFAULT
     top: int = Field(512, gt=0)
+    rhythm: float = Field(0.1, ge=0, lt=1)
     time: Literal["gru", "attention", "mean"] = "gru"
     mass: Literal["energy", "share", "none"] = "energy"
     start: Literal["spectral", "random"] = "spectral"
@@ -67,6 +72,17 @@ class LurmConfig(Config):
         return self.widths[1] * self.widths[3]
 
     @property
+    def share_of_rhythm(self) -> float:
+        """The share of `flat` in force."""
+        has_windows = any(scale.blocks for scale in parse_scales(self.scales))
+        return self.rhythm if has_windows and self.widths[1] > 1 and not self.paper_form else 0.0
+
+    @property
+    def d_content(self) -> int:
+        """Numbers of `flat` that tell of interests: those that are trained."""
+        return self.d_flat - (self.widths[3] if self.share_of_rhythm else 0)
+
+    @property
     def form(self) -> tuple[str, str, bool]:
         """Mass, start and straight way in force."""
         return ("share", "random", False) if self.paper_form else (self.mass, self.start, self.is_straight)
@@ -74,10 +90,11 @@ class LurmConfig(Config):
 
 @dataclass(frozen=True)
 class LurmShape:
-    """What the data imply: V, id 0 included, and the number of windows per scale."""
+    """What the data imply: V, id 0 included, the number of windows per scale, and of groups of event types."""
 
     n_interests: int
     windows: tuple[int, ...]
+    n_groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -120,6 +137,8 @@ class Lurm(nn.Module):
                 "the scale life for the straight way and for mass = 'share'", config.scales, where="scales"
             )
         d, m, r, p = config.widths
+        self.rhythm = Rhythm(rhythm_width(reach_of(self.scales), shape.n_groups), p) if config.share_of_rhythm else None
+        m = m - 1 if self.rhythm is not None else m  # the last anchor has no interests
         with torch.device("meta"):  # `_initialise` draws everything
             self.table = nn.Parameter(torch.empty(shape.n_interests, d))
             self.gate = nn.Linear(d, r, bias=False)
@@ -136,8 +155,17 @@ class Lurm(nn.Module):
         self.to_empty(device="cpu")
         self._initialise(seed)
 
-    def forward(self, bags: Bags) -> LurmOutput:
-        """Give the vectors of B users."""
+    def forward(self, bags: Bags, rhythm: Tensor | None = None) -> LurmOutput:
+        """Give the vectors of B users. Without their `rhythm` (B K) the last anchor is left out, as in training."""
+        found = self._content(bags)
+        if self.rhythm is None or rhythm is None:
+            return found
+        share = self.config.share_of_rhythm
+        last = torch.full_like(found.mass[:, :1], share)
+        mass = torch.cat([(1 - share) * found.mass, last], dim=1)
+        return _output(torch.cat([found.vectors, self.rhythm(rhythm)[:, None]], dim=1), mass)
+
+    def _content(self, bags: Bags) -> LurmOutput:
         summed, passed = self.anchored(bags)
         timed: Iterator[Any] = iter(self.over_time)
         states: list[Tensor] = []
@@ -155,8 +183,7 @@ class Lurm(nn.Module):
             assert self.life is not None
             whole = self.straight(summed[self.life][:, 0]) + ON_TOP * whole
         mass = self._masses(whole, passed)
-        vectors = F.normalize(whole, dim=-1, eps=1e-8)
-        return LurmOutput(vectors, mass, (mass.clamp(min=1e-12).sqrt()[..., None] * vectors).flatten(1))
+        return _output(F.normalize(whole, dim=-1, eps=1e-8), mass)
 
     def gates(self, rows: Tensor) -> Tensor:
         """Give .. D -> .. M: how each row of the table is split among the anchors; sums to 1."""
@@ -207,6 +234,30 @@ class Lurm(nn.Module):
             else:
                 scale = 1.0 if name == "aspect" else 0.1 if name in ("query", "anchor", "empty") else None
                 weight.normal_(0, scale if scale is not None else weight.shape[1] ** -0.5, generator=draw)
+
+
+def _output(vectors: Tensor, mass: Tensor) -> LurmOutput:
+    return LurmOutput(vectors, mass, (mass.clamp(min=1e-12).sqrt()[..., None] * vectors).flatten(1))
+
+
+class Rhythm(nn.Module):
+    """Rhythm in, a unit vector out; not trained but set by `models.lurm_start`: every number on one scale, or where P
+    is too small for that, their leading directions. One of the P never changes, so that unit length hides no amount.
+    """
+
+    mean: Tensor
+    way: Tensor
+
+    def __init__(self, width: int, p: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        draw = torch.Generator().manual_seed(0)
+        self.register_buffer("way", torch.randn(width, p - 1, generator=draw) * width**-0.5)
+
+    def forward(self, rhythm: Tensor) -> Tensor:
+        """B K -> B P."""
+        told = (rhythm - self.mean) @ self.way
+        return F.normalize(torch.cat([torch.full_like(told[:, :1], STILL), told], dim=1), dim=-1)
 
 
 def _bagged(rows: Tensor, ids: Tensor, offset: Tensor, weight: Tensor, gate: Tensor) -> Tensor:
@@ -271,6 +322,6 @@ class MeanTime(nn.Module):
 _TIME: dict[str, Any] = {"gru": GruTime, "attention": AttentionTime, "mean": MeanTime}
 
 
-def shape_of(config: Any, n_interests: int) -> LurmShape:
-    """Give the shape that V implies."""
-    return LurmShape(n_interests, tuple(scale.windows for scale in parse_scales(config.scales)))
+def shape_of(config: Any, n_interests: int, n_groups: int = 1) -> LurmShape:
+    """Give the shape that V and the groups of event types imply."""
+    return LurmShape(n_interests, tuple(scale.windows for scale in parse_scales(config.scales)), n_groups)

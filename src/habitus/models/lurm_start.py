@@ -27,8 +27,8 @@ def start_from_bags(model: Lurm, bags: Any, seed: int = 0) -> None:
 
     With fewer users or interests than directions, the numbers beyond stay at small noise.
     """
-    d, m, r, p = model.config.widths
-    p = min(p, d)
+    d, _, r, p = model.config.widths
+    m, p = len(model.aspect), min(p, d)
     if bags.shape[0] > N_BAGS:
         draw = np.random.default_rng(derive(seed, "bags"))
         bags = bags[np.sort(draw.choice(bags.shape[0], N_BAGS, replace=False))]
@@ -47,6 +47,23 @@ def start_from_bags(model: Lurm, bags: Any, seed: int = 0) -> None:
     model.table.copy_(table)
     if model.straight is not None:
         model.straight.weight.copy_(torch.eye(model.config.widths[3], d))
+
+
+@torch.no_grad()
+def start_rhythm(model: Lurm, rhythm: np.ndarray) -> None:
+    """Put what train users' rhythms (n K) say into `model`: each number on one scale, or their leading directions."""
+    assert model.rhythm is not None
+    mean, spread = rhythm.mean(axis=0), rhythm.std(axis=0)
+    even = np.diag(np.where(spread > 1e-3, 1 / np.maximum(spread, 1e-3), 0.0))
+    width = model.rhythm.way.shape[1]
+    if len(even) > width:
+        _, _, turned = np.linalg.svd((rhythm - mean) @ even, full_matrices=False)
+        turned = turned[:width] * np.sign(turned[:width, :1] + 1e-12)
+        even = even @ turned.T
+    told = (rhythm - mean) @ even
+    model.rhythm.mean.copy_(torch.from_numpy(mean))
+    model.rhythm.way.zero_()
+    model.rhythm.way[:, : even.shape[1]] = torch.from_numpy(even / max(np.sqrt(told.var(axis=0).sum()), 1e-12))
 
 
 def _groups(bags: Any, n: int, seed: int) -> np.ndarray:

@@ -11,6 +11,8 @@ import torch
 from habitus.core.errors import FingerprintError
 from habitus.tokens.bags import NOW, raw_bag, rows_of
 
+RHYTHM = "when and how often, whatever the interest"
+
 
 def describe(
     model: Any, interests: Any, counts: Any, users: np.ndarray, *, cutoff_block: int = NOW, k: int = 5
@@ -60,7 +62,8 @@ def describe_anchors(
     """Give each anchor's share of the mass [n, M] over `users`, its k weightiest interests by name, and its twin.
 
     The weight of an interest is that of all their bags, times its gate. `twin` is the anchor whose gates lie most
-    alike over the interests, `likeness` the cosine of the two. An encoder without gates has no anchors to describe.
+    alike over the interests, `likeness` the cosine of the two. The anchor of the rhythm has no interests. An encoder
+    without gates has no anchors to describe.
     """
     if not hasattr(model, "gates") or not len(users):
         return []
@@ -71,7 +74,7 @@ def describe_anchors(
     alike = gate.T @ gate / np.maximum(size[:, None] * size, 1e-12)
     np.fill_diagonal(alike, -1.0)
     top = np.argsort(-gate, axis=0, kind="stable")[:k]
-    return [
+    found = [
         {
             "share": float(mass[:, m].mean()),
             "interests": [interests.names[v] for v in top[:, m] if gate[v, m] > 1e-3 * gate[top[0, m], m] > 0],
@@ -80,3 +83,6 @@ def describe_anchors(
         }
         for m in range(gate.shape[1])
     ]
+    if mass.shape[1] > len(found):
+        found.append({"share": float(mass[:, -1].mean()), "interests": [RHYTHM], "twin": None, "likeness": None})
+    return found

@@ -14,11 +14,12 @@ from pydantic import Field
 from habitus.core.config import Config
 from habitus.core.errors import TrainingError
 from habitus.core.progress import track
-from habitus.core.seeds import uniforms
+from habitus.core.seeds import derive, uniforms
 from habitus.models.coles import Coles, ColesConfig
 from habitus.models.lurm import Lurm, LurmConfig, shape_of
-from habitus.models.lurm_start import start_from_bags
-from habitus.tokens.bags import NOW, layers_of, make_bags, newest_block, raw_bag
+from habitus.models.lurm_start import N_BAGS, start_from_bags, start_rhythm
+from habitus.tokens.bags import NOW, bags_of_rows, layers_of, make_bags, newest_block, raw_bag, reach_of, read_rows
+from habitus.tokens.rhythm import rhythm_of, rhythm_width
 from habitus.tokens.views import Baskets, ViewLoader, baskets_of_counts, trainable
 from habitus.training.fit import Fitted, TrainingConfig, fit
 from habitus.training.objectives.contrastive import Contrastive, ContrastiveConfig
@@ -93,10 +94,12 @@ def fit_on_counts(
         one = {"paper_form": True, "anchors": 0.0}  # one vector: no anchors to tell apart, no gates to speak through
         objective = (objective or ContrastiveConfig.parse({})).model_copy(update=one)
     else:
-        model = Lurm(config, shape_of(config, interests.n), seed=seed)
+        model = Lurm(config, shape_of(config, interests.n, getattr(interests, "n_groups", 1)), seed=seed)
     train = np.arange(len(counts.user_offsets) - 1) if users is None else np.asarray(users, np.int64)
     if isinstance(config, LurmConfig) and config.form[1] == "spectral":
         start_from_bags(model, raw_bag(counts, interests, train, until).astype(np.float32), seed)
+        if model.rhythm is not None:
+            start_rhythm(model, _rhythms(model, counts, interests, train, until, seed))
     table = (baskets if baskets is not None else baskets_of_counts(counts)).until(until)
     long = np.intersect1d(train, trainable(table))
     n_short = len(train) - len(long)
@@ -159,10 +162,30 @@ def encode_with_mass(
         cutoff = np.where(cutoff == NOW, newest_block(counts), cutoff)
     with torch.no_grad():
         for part in track(_batches(counts, users, batch), "embed"):
-            bags = make_bags(counts, interests, users[part], cutoff[part], model.scales, model.config.top)
-            found = model.eval()(bags)
+            found = model.eval()(*_read(model, counts, interests, users[part], cutoff[part], model.config.top))
             flat[part], vectors[part], mass[part] = (t.numpy() for t in (found.flat, found.vectors, found.mass))
     return (flat, vectors), mass
+
+
+def _read(model: Any, counts: Any, interests: Any, users: np.ndarray, cutoff: np.ndarray, top: int) -> tuple[Any, ...]:
+    """Give what a model reads of users up to their cut-offs: bags, and the rhythm where it has one."""
+    if getattr(model, "rhythm", None) is None:
+        return (make_bags(counts, interests, users, cutoff, model.scales, top),)
+    reach, n_groups = reach_of(model.scales), model.shape.n_groups
+    rows, life = read_rows(counts, users, cutoff, reach, has_group=n_groups > 1)
+    bags = bags_of_rows(rows, len(users), cutoff, interests.idf, model.scales, top, life)
+    return bags, rhythm_of(rows, life, len(users), cutoff, reach, n_groups)
+
+
+def _rhythms(model: Lurm, counts: Any, interests: Any, users: np.ndarray, until: int, seed: int) -> np.ndarray:
+    """Give the rhythms of users, float64 [n, K]; of `N_BAGS` of them where there are more."""
+    if len(users) > N_BAGS:
+        users = np.sort(np.random.default_rng(derive(seed, "rhythm")).choice(users, N_BAGS, replace=False))
+    block = newest_block(counts) if until == NOW else until
+    found = np.zeros((len(users), rhythm_width(reach_of(model.scales), model.shape.n_groups)))
+    for part in _batches(counts, users, 1024):
+        found[part] = _read(model, counts, interests, users[part], np.full(len(part), block, np.int64), 1)[1].numpy()
+    return found
 
 
 def _batches(counts: Any, users: np.ndarray, most: int) -> list[np.ndarray]:

@@ -130,14 +130,16 @@ class Bags:
         return Bags(tuple(moved), self.dropped)
 
 
-def rows_of(counts: Tallies | Layers, users: np.ndarray, cutoff_block: int | np.ndarray = NOW) -> Rows:
+def rows_of(
+    counts: Tallies | Layers, users: np.ndarray, cutoff_block: int | np.ndarray = NOW, *, has_group: bool = False
+) -> Rows:
     """Give the rows of some users up to a cut-off (one for all, or one per user), its block included."""
     users = np.asarray(users, np.int64)
     cutoff = np.broadcast_to(np.asarray(cutoff_block), users.shape)
     found = []
     for part in layers_of(counts):
         row, at = ranges(part.user_offsets[users], part.user_offsets[users + 1])
-        rows = Rows(row, part.block[at], part.interest[at], part.n[at])
+        rows = Rows(row, part.block[at], part.interest[at], part.n[at], part.group[at] if has_group else None)
         found.append(rows.take(rows.block <= cutoff[row]))
     return joined(found)
 
@@ -165,16 +167,33 @@ def make_bags(
     Errors: `ConfigError` for scales that do not read.
     """
     scales = parse_scales(scales) if isinstance(scales, str) else tuple(scales)
-    users, layers = np.asarray(users, np.int64), layers_of(counts)
+    users = np.asarray(users, np.int64)
     cutoff = np.broadcast_to(np.asarray(cutoff_block, np.int64), users.shape)
     if (cutoff == NOW).any():
         cutoff = np.where(cutoff == NOW, newest_block(counts), cutoff)
+    rows, life = read_rows(counts, users, cutoff, reach_of(scales))
+    return bags_of_rows(rows, len(users), cutoff, interests.idf, scales, top, life)
+
+
+def read_rows(
+    counts: Any, users: np.ndarray, cutoff: np.ndarray, reach: int, *, has_group: bool = False
+) -> tuple[Rows, Rows | None]:
+    """Give rows that hold the newest `reach` blocks, and the kept sums over life; all rows and None without those."""
+    layers = layers_of(counts)
     has_life = all(getattr(layer, "life", None) is not None for layer in layers)
     if not has_life or not len(cutoff) or any((_newest(layer, users) > cutoff).any() for layer in layers):
-        return bags_of_rows(rows_of(counts, users, cutoff), len(cutoff), cutoff, interests.idf, scales, top)
-    reach = max((scale.blocks * scale.windows for scale in scales), default=0)
-    recent, whole = zip(*(_recent(layer, users, int(cutoff.min()) - reach + 1) for layer in layers))
-    return bags_of_rows(joined(recent), len(users), cutoff, interests.idf, scales, top, joined(whole))
+        return rows_of(counts, users, cutoff, has_group=has_group), None
+    recent, whole = zip(*(_recent(layer, users, int(cutoff.min()) - reach + 1, has_group) for layer in layers))
+    return joined(recent), joined(whole)
+
+
+def reach_of(scales: Sequence[ScaleConfig]) -> int:
+    """Give how many blocks the windows look back.
+
+    >>> reach_of(parse_scales("1x13, 4x13, life"))
+    52
+    """
+    return max((scale.blocks * scale.windows for scale in scales), default=0)
 
 
 def layers_of(counts: Any) -> tuple[Any, ...]:
@@ -202,16 +221,18 @@ def joined(parts: Sequence[Rows]) -> Rows:
     if len(parts) == 1:
         return parts[0]
     columns = zip(*((part.row, part.block, part.interest, part.n) for part in parts))
-    return Rows(*(np.concatenate(column) for column in columns))
+    group = None if parts[0].group is None else np.concatenate([part.group for part in parts])  # type: ignore[misc]
+    row, block, interest, n = (np.concatenate(column) for column in columns)
+    return Rows(row, block, interest, n, group)
 
 
-def _recent(counts: Any, users: np.ndarray, first: int) -> tuple[Rows, Rows]:
+def _recent(counts: Any, users: np.ndarray, first: int, has_group: bool = False) -> tuple[Rows, Rows]:
     """Give a layer's rows at or after block `first`, and its sums over life at the newest block of each user."""
     row, at = ranges(_first_rows(counts, users, first), counts.user_offsets[users + 1])
-    recent = Rows(row, counts.block[at], counts.interest[at], counts.n[at])
+    recent = Rows(row, counts.block[at], counts.interest[at], counts.n[at], counts.group[at] if has_group else None)
     life, newest = counts.life, _newest(counts, users)
     row, at = ranges(life.user_offsets[users], life.user_offsets[users + 1])
-    return recent, Rows(row, newest[row], life.interest[at], life.n[at])
+    return recent, Rows(row, newest[row], life.interest[at], life.n[at], life.group[at] if has_group else None)
 
 
 def _first_rows(counts: Tallies, users: np.ndarray, block: int) -> np.ndarray:
@@ -239,7 +260,7 @@ def bags_of_rows(
 
     `life` holds sums over all blocks, at the block of the newest event, where they are known; else they are made here.
     """
-    reach = max((scale.blocks * scale.windows for scale in scales), default=0)
+    reach = reach_of(scales)
     grid = grid_of(rows, cutoff, n_users, reach, len(idf)) if reach else None
     made = []
     for scale in scales:

@@ -32,16 +32,18 @@ class ScaleConfig(Config):
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of counts of B chosen users: whose (0..B-1), when, of which interest, how many events."""
+    """Rows of counts of B chosen users: whose (0..B-1), when, of which interest, how many events; group where asked."""
 
     row: np.ndarray  # int64 [k]
     block: np.ndarray
     interest: np.ndarray
     n: np.ndarray  # int64 [k]
+    group: np.ndarray | None = None
 
     def take(self, kept: np.ndarray) -> Rows:
         """Give some of the rows."""
-        return Rows(self.row[kept], self.block[kept], self.interest[kept], self.n[kept])
+        group = None if self.group is None else self.group[kept]
+        return Rows(self.row[kept], self.block[kept], self.interest[kept], self.n[kept], group)
 
 
 @dataclass(frozen=True)

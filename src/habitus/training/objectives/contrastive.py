@@ -64,7 +64,7 @@ class Contrastive(Objective):
         super().__init__()
         self.config = config
         d, _, _, p = model.widths
-        wide = model.d_flat
+        wide = model.d_content
         with torch.device("meta"):  # drawn below
             self.project_flat = nn.Sequential(nn.Linear(wide, wide), nn.GELU(), nn.Linear(wide, 128))
             self.project = nn.Linear(p, p)
