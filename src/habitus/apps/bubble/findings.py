@@ -1,5 +1,8 @@
 """The three published findings, each with the figure that confirms it, refutes it, or leaves it open.
 
+The first is asked twice: over all settings of all recommenders, and among the settings of one recommender, which differ
+in less than two recommenders do.
+
 Feng et al., arXiv 2512.03067: accuracy and escape pull apart; sequential models are more accurate and confine more;
 mild randomisation does not help in the long run.
 """
@@ -19,8 +22,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def findings_of(rows: Rows) -> list[dict[str, Any]]:
-    """Give the three findings as rows: claim, figures, verdict (confirmed, refuted, open)."""
-    return [_apart(rows), _sequential(rows), _randomised(rows)]
+    """Give the findings as rows: claim, figures, verdict (confirmed, refuted, open)."""
+    return [_apart(rows), _apart_within(rows), _sequential(rows), _randomised(rows)]
 
 
 def _apart(rows: Rows) -> dict[str, Any]:
@@ -37,6 +40,25 @@ def _apart(rows: Rows) -> dict[str, Any]:
         found["words"] = f"{len(points)} points: fewer than {POINTS}, so nothing is claimed"
         verdict = "open"
     return found | {"verdict": verdict}
+
+
+def _apart_within(rows: Rows) -> dict[str, Any]:
+    """The same slope with the mean of each recommender taken off both sides: what strength alone does to escape."""
+    by_name: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if _is_point(row):
+            by_name.setdefault(row["name"], []).append((row["ndcg@20 before"]["value"], row["gap"]["value"]))
+    several = [np.array(points, dtype=float) for points in by_name.values() if len(points) > 1]
+    n = sum(len(points) for points in several)
+    found: dict[str, Any] = {"claim": "the same among the settings of one recommender", "n_points": n}
+    if n - len(several) < 3:
+        return found | {"verdict": "open", "words": "too few settings"}
+    x, y = np.concatenate([points - points.mean(axis=0) for points in several]).T
+    low, slope, high = _slope(x, y, n_means=len(several))
+    found |= {"value": slope, "low": low, "high": high, "unit": "gap per 1 of NDCG@20"}
+    if n < POINTS:
+        return found | {"verdict": "open", "words": f"{n} points: fewer than {POINTS}, so nothing is claimed"}
+    return found | {"verdict": "confirmed" if high < 0 else "refuted" if low > 0 else "open"}
 
 
 def _is_point(row: Mapping[str, Any]) -> bool:
@@ -86,12 +108,16 @@ def _t(values: np.ndarray) -> tuple[float, float, float]:
     return mean - half, mean, mean + half
 
 
-def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    from scipy.stats import linregress, t
+def _slope(x: np.ndarray, y: np.ndarray, n_means: int = 1) -> tuple[float, float, float]:
+    """Least squares with a t interval; `n_means` means were fitted beside the slope."""
+    from scipy.stats import t
 
-    line: Any = linregress(x, y)
-    half = float(t.ppf(0.975, len(x) - 2)) * float(line.stderr)
-    return float(line.slope) - half, float(line.slope), float(line.slope) + half
+    across, up = x - x.mean(), y - y.mean()
+    slope = float(across @ up / (across @ across))
+    left = len(x) - n_means - 1
+    error = float(np.sqrt(np.sum((up - slope * across) ** 2) / left / (across @ across)))
+    half = float(t.ppf(0.975, left)) * error
+    return slope - half, slope, slope + half
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:

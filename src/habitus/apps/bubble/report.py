@@ -130,7 +130,7 @@ def _findings(found: Sequence[Mapping[str, Any]]) -> str:
         f"({escape(_figure(f))}).</li>"
         for f in found
     )
-    return f"<p>The three published findings, here:</p><ul>{rows}</ul>"
+    return f"<p>The three published findings, the first asked twice:</p><ul>{rows}</ul>"
 
 
 def _figure(found: Mapping[str, Any]) -> str:

@@ -228,10 +228,22 @@ def test_findings_are_confirmed_refuted_or_open():
     ]
     main = [row("MF", 0.2, 0.02), row("SASRec", 0.25, 0.01, family="sequential", kind="sasrec")]
     mild = [row("MF", 0.2, 0.01, role="eps", eps=0.1), row("SASRec", 0.2, 0.001, role="eps", eps=0.1)]
-    apart, order, chance = findings_of([*many, *main, *mild])
+    apart, _, order, chance = findings_of([*many, *main, *mild])
     assert (apart["verdict"], order["verdict"], chance["verdict"]) == ("confirmed", "confirmed", "confirmed")
     up = [row("MF", 0.2, 0.01), row("SASRec", 0.25, 0.02, family="sequential", kind="sasrec")]
     help_ = [row("MF", 0.2, 0.03, role="eps", eps=0.1)]
-    apart, order, chance = findings_of([*many[:6], *up, *help_])
+    apart, _, order, chance = findings_of([*many[:6], *up, *help_])
     assert (apart["verdict"], order["verdict"], chance["verdict"]) == ("open", "refuted", "refuted")
-    assert [f["verdict"] for f in findings_of(up[:1])] == ["open", "open", "open"]
+    assert [f["verdict"] for f in findings_of(up[:1])] == ["open"] * 4
+
+
+def test_the_slope_inside_a_recommender_is_not_that_between_recommenders():
+    rng, many = np.random.default_rng(0), []
+    for name, ndcg, gap in (("weak", 0.1, 0.01), ("strong", 0.2, 0.05)):  # the better one lets out more
+        for x in np.linspace(-0.03, 0.03, 13):
+            many.append(row(name, ndcg + x, gap - 0.1 * x + rng.normal(0, 1e-4), role="strength"))
+    over, within, *_ = findings_of(many)
+    assert (over["verdict"], within["verdict"]) == ("refuted", "confirmed")
+    assert within["value"] == pytest.approx(-0.1, abs=0.005)
+    assert within["low"] < -0.1 < within["high"]
+    assert findings_of(many[:13])[1]["verdict"] == "open", "13 points are too few"

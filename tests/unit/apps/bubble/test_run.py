@@ -98,7 +98,7 @@ def test_everything_of_a_recipe_is_measured(done):
     assert set(by["near"]["effort"]) == {"both", "activity", "diversity", "interaction"}
     assert by["near, eps 0.5"]["model_slots"]["gap"] != by["near, eps 0.5"]["gap"]["value"]
     assert found["log"]["n_agents"] == 20
-    assert len(found["findings"]) == 3
+    assert len(found["findings"]) == 4
     assert sum("pair" in line for line in said) == 12
 
 
