@@ -168,6 +168,8 @@ def test_the_last_anchor_tells_the_rhythm_and_the_others_are_as_without():
     model, batch = made(rhythm=0.25), bags()
     assert model.rhythm is not None
     told = torch.from_numpy(draw.normal(size=(7, len(model.rhythm.mean))).astype(np.float32))
+    with torch.no_grad():
+        torch.testing.assert_close(model(batch, told).flat, made(rhythm=0.25)(batch, told).flat)
     start_rhythm(model, draw.normal(size=(50, len(model.rhythm.mean))))
     alone = run(model, batch)
     with torch.no_grad():

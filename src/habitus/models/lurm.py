@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from habitus.core.config import Config
 from habitus.core.errors import ConfigError
 from habitus.models.layers.catalogue import lookup
-from habitus.models.lurm_read import distinct, gated_sums
+from habitus.models.lurm_read import dense_sums, distinct, gated_sums, table_sums
+from habitus.tokens.bag_tables import BagTable
 from habitus.tokens.bags import DEFAULT, Bags, ScaleBags, parse_scales, reach_of
 from habitus.tokens.rhythm import rhythm_width
 
@@ -137,8 +138,7 @@ class Lurm(nn.Module):
                 "the scale life for the straight way and for mass = 'share'", config.scales, where="scales"
             )
         d, m, r, p = config.widths
-        self.rhythm = Rhythm(rhythm_width(reach_of(self.scales), shape.n_groups), p) if config.share_of_rhythm else None
-        m = m - 1 if self.rhythm is not None else m  # the last anchor has no interests
+        m = m - 1 if config.share_of_rhythm else m  # the last anchor has no interests
         with torch.device("meta"):  # `_initialise` draws everything
             self.table = nn.Parameter(torch.empty(shape.n_interests, d))
             self.gate = nn.Linear(d, r, bias=False)
@@ -154,8 +154,10 @@ class Lurm(nn.Module):
             self.straight = nn.Linear(d, p, bias=False) if self.is_straight else None
         self.to_empty(device="cpu")
         self._initialise(seed)
+        width = rhythm_width(reach_of(self.scales), shape.n_groups)
+        self.rhythm = Rhythm(width, p) if config.share_of_rhythm else None
 
-    def forward(self, bags: Bags, rhythm: Tensor | None = None) -> LurmOutput:
+    def forward(self, bags: Bags | BagTable, rhythm: Tensor | None = None) -> LurmOutput:
         """Give the vectors of B users. Without their `rhythm` (B K) the last anchor is left out, as in training."""
         found = self._content(bags)
         if self.rhythm is None or rhythm is None:
@@ -165,7 +167,7 @@ class Lurm(nn.Module):
         mass = torch.cat([(1 - share) * found.mass, last], dim=1)
         return _output(torch.cat([found.vectors, self.rhythm(rhythm)[:, None]], dim=1), mass)
 
-    def _content(self, bags: Bags) -> LurmOutput:
+    def _content(self, bags: Bags | BagTable) -> LurmOutput:
         summed, passed = self.anchored(bags)
         timed: Iterator[Any] = iter(self.over_time)
         states: list[Tensor] = []
@@ -187,16 +189,24 @@ class Lurm(nn.Module):
 
     def gates(self, rows: Tensor) -> Tensor:
         """Give .. D -> .. M: how each row of the table is split among the anchors; sums to 1."""
-        return (self.gate(rows) @ self.aspect.T / math.sqrt(self.aspect.shape[1])).softmax(dim=-1)
+        asked = self.aspect @ self.gate.weight  # M D: the same as two products, for less
+        return (rows @ asked.T / math.sqrt(self.aspect.shape[1])).softmax(dim=-1)
 
-    def anchored(self, bags: Bags) -> tuple[list[Tensor], Tensor | None]:
+    def anchored(self, bags: Bags | BagTable) -> tuple[list[Tensor], Tensor | None]:
         """Give, per scale, the gated sums B T M D; and the share of the life bag that passes each gate, B M."""
+        if isinstance(bags, BagTable):
+            return table_sums(bags, self.table, self.gates), None
+        needs_share = self.mass == "share" and len(bags.scales) == len(self.scales)
+        if not torch.is_grad_enabled() and not needs_share:
+            dense = dense_sums(bags, self.table, self.gates)
+            if dense is not None:
+                return dense, None
         ids, inverse = distinct(torch.cat([scale.interest for scale in bags.scales]), len(self.table))
         rows = lookup(ids, self.table)
         gate = self.gates(rows)
         read = None if torch.is_grad_enabled() else gated_sums(bags, rows, gate, inverse)
         parts = self._summed(bags, rows, gate, inverse) if read is None else read
-        if self.mass != "share" or len(bags.scales) != len(self.scales):
+        if not needs_share:
             return parts, None
         assert self.life is not None
         life = bags.scales[self.life]

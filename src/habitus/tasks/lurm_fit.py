@@ -18,9 +18,20 @@ from habitus.core.seeds import derive, uniforms
 from habitus.models.coles import Coles, ColesConfig
 from habitus.models.lurm import Lurm, LurmConfig, shape_of
 from habitus.models.lurm_start import N_BAGS, start_from_bags, start_rhythm
-from habitus.tokens.bags import NOW, bags_of_rows, layers_of, make_bags, newest_block, raw_bag, reach_of, read_rows
+from habitus.tokens.bag_tables import bag_table
+from habitus.tokens.bags import (
+    NOW,
+    bags_of_rows,
+    layers_of,
+    make_bags,
+    newest_block,
+    raw_bag,
+    reach_of,
+    read_rows,
+)
 from habitus.tokens.rhythm import rhythm_of, rhythm_width
 from habitus.tokens.views import Baskets, ViewLoader, baskets_of_counts, trainable
+from habitus.tokens.window_sums import grid_of
 from habitus.training.fit import Fitted, TrainingConfig, fit
 from habitus.training.objectives.contrastive import Contrastive, ContrastiveConfig
 
@@ -169,12 +180,19 @@ def encode_with_mass(
 
 def _read(model: Any, counts: Any, interests: Any, users: np.ndarray, cutoff: np.ndarray, top: int) -> tuple[Any, ...]:
     """Give what a model reads of users up to their cut-offs: bags, and the rhythm where it has one."""
-    if getattr(model, "rhythm", None) is None:
+    if not isinstance(model, Lurm):
         return (make_bags(counts, interests, users, cutoff, model.scales, top),)
-    reach, n_groups = reach_of(model.scales), model.shape.n_groups
+    reach, n_groups, n, idf = reach_of(model.scales), model.shape.n_groups, len(users), interests.idf
     rows, life = read_rows(counts, users, cutoff, reach, has_group=n_groups > 1)
-    bags = bags_of_rows(rows, len(users), cutoff, interests.idf, model.scales, top, life)
-    return bags, rhythm_of(rows, life, len(users), cutoff, reach, n_groups)
+    grid = grid_of(rows, cutoff, n, reach, len(idf), life) if reach else None
+    if grid is not None and life is not None and grid.interest.shape[1] <= top and model.mass != "share":
+        bags: Any = bag_table(grid, life, cutoff, idf, model.scales)
+    else:
+        bags = bags_of_rows(rows, n, cutoff, idf, model.scales, top, life, grid)
+    if model.rhythm is None:
+        return (bags,)
+    events = None if grid is None else grid.events
+    return bags, rhythm_of(rows, life, n, cutoff, reach, n_groups, events)
 
 
 def _rhythms(model: Lurm, counts: Any, interests: Any, users: np.ndarray, until: int, seed: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from habitus.core.errors import ConfigError
 from habitus.data.cutoffs import ranges
-from habitus.tokens.window_sums import LIFE, Rows, ScaleConfig, Windows, grid_of
+from habitus.tokens.window_sums import LIFE, Grid, Rows, ScaleConfig, Windows, grid_of
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -166,8 +166,7 @@ def make_bags(
     from, even where nobody has an event in it. Events after the cut-off change nothing.
     Errors: `ConfigError` for scales that do not read.
     """
-    scales = parse_scales(scales) if isinstance(scales, str) else tuple(scales)
-    users = np.asarray(users, np.int64)
+    scales, users = parse_scales(scales) if isinstance(scales, str) else tuple(scales), np.asarray(users, np.int64)
     cutoff = np.broadcast_to(np.asarray(cutoff_block, np.int64), users.shape)
     if (cutoff == NOW).any():
         cutoff = np.where(cutoff == NOW, newest_block(counts), cutoff)
@@ -255,13 +254,14 @@ def bags_of_rows(
     scales: Sequence[ScaleConfig],
     top: int = TOP,
     life: Rows | None = None,
+    grid: Grid | None = None,
 ) -> Bags:
     """Give the bags of rows that lie at or before each user's `cutoff` (int64 [B]).
 
-    `life` holds sums over all blocks, at the block of the newest event, where they are known; else they are made here.
+    `life` holds sums over all blocks, at the block of the newest event; it and the `grid` are made here when absent.
     """
-    reach = reach_of(scales)
-    grid = grid_of(rows, cutoff, n_users, reach, len(idf)) if reach else None
+    if grid is None and (reach := reach_of(scales)):
+        grid = grid_of(rows, cutoff, n_users, reach, len(idf))
     made = []
     for scale in scales:
         if grid is not None and scale.blocks:
@@ -326,9 +326,9 @@ def _summed(bag: np.ndarray, interest: np.ndarray, n: np.ndarray, n_bags: int, n
     return table
 
 
-def _log1p(n: np.ndarray) -> np.ndarray:
+def log1p(n: np.ndarray) -> np.ndarray:
     """Give log(1 + n) of whole numbers; small ones, which are most, from a table."""
-    if len(n) and n.max() < len(LOGS):
+    if n.size and n.max() < len(LOGS):
         return LOGS[n.astype(np.intp)]
     return np.log1p(n)
 
@@ -338,15 +338,17 @@ def _weighted(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, float]]:
     """Give weight, indptr, indices of the largest `top` of each bag at unit length, and the weight in all and lost."""
     n_bags = len(table.indptr) - 1
-    bag = np.repeat(np.arange(n_bags), np.diff(table.indptr))
-    weight, indices, indptr = _log1p(table.data) * idf[table.indices], table.indices, table.indptr
+    weight, indices, indptr = log1p(table.data) * idf[table.indices], table.indices, table.indptr
     total = float(weight.sum())
     if len(weight) and int(np.diff(indptr).max()) > top:
+        bag = np.repeat(np.arange(n_bags), np.diff(indptr))
         order = np.lexsort((indices, -weight, bag))
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order)) - indptr[bag[order]]
         kept = rank < top
-        weight, indices, bag = weight[kept], indices[kept], bag[kept]
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(bag, minlength=n_bags))])
-    norm = np.sqrt(np.bincount(bag, weights=weight**2, minlength=n_bags))
-    return weight / np.maximum(norm, 1e-12)[bag], indptr, indices, (total, total - float(weight.sum()))
+        weight, indices = weight[kept], indices[kept]
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(bag[kept], minlength=n_bags))])
+    size = np.diff(indptr)
+    norm = np.sqrt(np.add.reduceat(weight**2, indptr[:-1][size > 0])) if len(weight) else np.zeros(0)
+    whole = total if len(weight) == len(table.data) else float(weight.sum())
+    return weight / np.repeat(np.maximum(norm, 1e-12), size[size > 0]), indptr, indices, (total, total - whole)

@@ -26,13 +26,23 @@ def rhythm_width(reach: int, n_groups: int) -> int:
     return n_groups * (len(_ends(reach)) + BESIDE) + 1
 
 
-def rhythm_of(rows: Rows, life: Rows | None, n_users: int, cutoff: np.ndarray, reach: int, n_groups: int = 1) -> Tensor:
+def rhythm_of(
+    rows: Rows,
+    life: Rows | None,
+    n_users: int,
+    cutoff: np.ndarray,
+    reach: int,
+    n_groups: int = 1,
+    events: np.ndarray | None = None,
+) -> Tensor:
     """Give the rhythm of B users, float32 B x `rhythm_width`; 0 throughout without an event.
 
     `rows` and `life` are what `read_rows` gives, with groups where there are more than one; `cutoff` int64 [B]. Other
-    users, layers and what lies after a cut-off change nothing.
+    users, layers and what lies after a cut-off change nothing. `events` are those by user and age B x reach, where a
+    grid has summed them already.
     """
-    n = _by_age(rows, n_users, cutoff, reach, n_groups)
+    has_events = events is not None and n_groups == 1
+    n = events[:, None] if has_events else _by_age(rows, n_users, cutoff, reach, n_groups)  # type: ignore[index]
     read = rows if life is None else life
     whole = np.bincount(_whose(read, n_groups), weights=read.n, minlength=n_users * n_groups).reshape(n_users, -1)
     is_there = n > 0

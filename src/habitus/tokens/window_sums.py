@@ -70,46 +70,67 @@ class Grid:
     n: np.ndarray
     events: np.ndarray
     interest: np.ndarray
+    place: np.ndarray  # of each (user, interest), int64 [B V]; without meaning where it is not the user's own
 
-    def windows(self, scale: ScaleConfig) -> Windows:
-        """Sum the blocks of each window."""
+    def places(self, rows: Rows) -> np.ndarray:
+        """Give the cell of B x J of each row."""
+        b, j = self.interest.shape
+        v = len(self.place) // b
+        return rows.row * j + self.place[rows.row * v + rows.interest]
+
+    def sums(self, scale: ScaleConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sum the blocks of each window, oldest first: events by interest B T J, in all B T, age of the newest B T."""
         b, _, j = self.n.shape
         t, k = scale.windows, scale.blocks
         parts = self.n[:, : t * k].reshape(b, t, k, j)
-        sums = (parts.sum(axis=2) if k > 1 else parts[:, :, 0])[:, ::-1].reshape(b * t, j)  # oldest first
         events = self.events[:, : t * k].reshape(b, t, k)
         newest = (events > 0).argmax(axis=2) + np.arange(t) * k
-        n_events = events.sum(axis=2)[:, ::-1].ravel()
+        n_events = events.sum(axis=2)
+        newest = np.where(n_events > 0, newest, 0)
+        sums = parts.sum(axis=2) if k > 1 else parts[:, :, 0]
+        return sums[:, ::-1], n_events[:, ::-1], newest[:, ::-1]
+
+    def windows(self, scale: ScaleConfig) -> Windows:
+        """Give the same, as a sparse table of bags."""
+        sums, n_events, newest = self.sums(scale)
+        sums = sums.reshape(-1, sums.shape[2])
         is_held = sums > 0
         indptr = np.concatenate([[0], np.cumsum(np.count_nonzero(is_held, axis=1))])
-        newest = np.where(n_events > 0, newest[:, ::-1].ravel(), 0)
-        return Windows(indptr, np.repeat(self.interest, t, axis=0)[is_held], sums[is_held], n_events, newest)
+        indices = np.repeat(self.interest, scale.windows, axis=0)[is_held]
+        return Windows(indptr, indices, sums[is_held], n_events.ravel(), newest.ravel())
 
 
-def grid_of(rows: Rows, cutoff: np.ndarray, n_users: int, reach: int, n_interests: int) -> Grid | None:
-    """Fill a grid of the newest `reach` blocks; None where it would hold more than `DENSE` cells per row."""
+def grid_of(
+    rows: Rows, cutoff: np.ndarray, n_users: int, reach: int, n_interests: int, life: Rows | None = None
+) -> Grid | None:
+    """Fill a grid of the newest `reach` blocks; None where it would hold more than `DENSE` cells per row.
+
+    A user's own interests are those of `life`, sums over the whole life, where it is given; else those of the rows.
+    """
     if not len(rows.row) or n_users * n_interests > DENSE * len(rows.row):
         return None
-    key = (np.arange(n_users) * n_interests)[rows.row]
+    base = np.arange(n_users) * n_interests
+    key = base[rows.row]
     key += rows.interest
     is_own = np.zeros(n_users * n_interests, bool)
-    is_own[key] = True
+    is_own[key if life is None else base[life.row] + life.interest] = True
     own = np.flatnonzero(is_own)
     user = own // n_interests
     size = np.bincount(user, minlength=n_users)
     j = int(size.max())
     if n_users * reach * j > DENSE * len(rows.row):
         return None
-    place = np.empty(n_users * n_interests, np.int32)
+    place = np.empty(n_users * n_interests, np.int64)
     place[own] = np.arange(len(own)) - (np.cumsum(size) - size)[user]
     cell = (np.arange(n_users) * reach + cutoff)[rows.row]
     cell -= rows.block
     cell *= j
     cell += place[key]
     weight = rows.n
-    if (old := rows.block <= (cutoff - reach)[rows.row]).any():
-        cell, weight = cell[~old], weight[~old]
+    if rows.block.min() <= (cutoff - reach).max():
+        young = rows.block > (cutoff - reach)[rows.row]
+        cell, weight = cell[young], weight[young]
     n = np.bincount(cell, weights=weight, minlength=n_users * reach * j).reshape(n_users, reach, j)
     interest = np.zeros((n_users, j), np.int64)
     interest[user, place[own]] = own - user * n_interests
-    return Grid(n, n.sum(axis=2), interest)
+    return Grid(n, n.sum(axis=2), interest, place)
