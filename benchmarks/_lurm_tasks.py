@@ -82,7 +82,7 @@ def movies_log() -> EventLog:
     return EventLog(Schema.parse(SCHEMA), events, users, titles)
 
 
-def _journey_log() -> EventLog:
+def journey_log() -> EventLog:
     """Complete Journey with the product's type beside its category."""
     log = complete_journey(DATA / "complete_journey")
     schema = log.schema.dump()
@@ -101,6 +101,8 @@ def _made(
     horizon: int = 28,
     scales: str = "1x13, 4x13, life",
 ) -> Study:
+    if len(store.types) > 1 and config.get("fields") != ("type",):
+        config["groups"] = tuple((kind,) for kind in store.types)
     interests = fit_interests(store, InterestConfig.parse(config), until=day, seed=0)
     counts = count_interests(store, interests)
     return Study(name, store, interests, counts, users, day, horizon, scales, labels)
@@ -122,7 +124,7 @@ def movies() -> Study:
 
 def journey(way: str = "field") -> Study:
     """Complete Journey: demographics of 801 households, and purchases of the four weeks after the cut-off."""
-    store, day = opened("complete_journey", _journey_log), to_day(dt.date(2017, 12, 3))
+    store, day = opened("complete_journey", journey_log), to_day(dt.date(2017, 12, 3))
     users = samples_at(store, np.array([day], np.int32)).user
     profiles = store.profiles
     assert profiles is not None

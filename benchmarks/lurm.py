@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks._lurm_pooled import behavegpt_states, lumos_states
 from benchmarks._lurm_tasks import STUDIES, Study, study
 from benchmarks._lurm_worlds import WORLDS, twins
 from benchmarks.record import record
@@ -76,6 +77,9 @@ def lossless(made: Study, options: Any) -> None:
     }
     if made.store is not None:
         features["aggregates"] = hand_aggregates(made.store, made.users, made.day, made.horizon)
+        if made.scales != "life":  # a log with times
+            features["pooled BehaveGPT"] = behavegpt_states(made)
+            features["pooled LUMOS"] = lumos_states(made)
     table = probe_features(features, made.labels, config(options, ("logistic",), made))
     report(made, table, "logistic", "raw bag", options)
 
