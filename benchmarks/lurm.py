@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=0, help="0: one (small) or five (full)")
     parser.add_argument("--world-seed", type=int, default=0, help="of the worlds drawn")
+    parser.add_argument("--rows", nargs="*", default=[], help="rows of the part lossless; all by default")
     options = parser.parse_args()
     options.seeds = options.seeds or (1 if options.size == "small" else 5)
     torch.set_num_threads(1)
@@ -64,22 +66,24 @@ def lossless(made: Study, options: Any) -> None:
     """Probe the raw bag, the vectors and the comparators of the same width by logistic regression."""
     bag = raw_bag(made.counts, made.interests, made.users, made.block)
     counts = counts_matrix(made.counts, made.interests.n, made.users, made.block)
-    features: dict[str, Any] = {
-        "raw bag": bag,
-        "LURM": vectors(made, options, "trained"),
-        "LURM, start alone": vectors(made, options, "start"),
-        "random encoder": vectors(made, options, "random"),
-        "TF-IDF + SVD": tfidf_svd(bag, options.width),
-        "random projection": random_projection(bag, options.width),
-        "mean item vector": mean_item_vector(counts, options.width),
-        "CoLES-style GRU": coles(made, options),
-        "event count": event_count(counts),
+    rows: dict[str, Callable[[], Any]] = {
+        "raw bag": lambda: bag,
+        "LURM": lambda: vectors(made, options, "trained"),
+        "LURM, start alone": lambda: vectors(made, options, "start"),
+        "random encoder": lambda: vectors(made, options, "random"),
+        "TF-IDF + SVD": lambda: tfidf_svd(bag, options.width),
+        "random projection": lambda: random_projection(bag, options.width),
+        "mean item vector": lambda: mean_item_vector(counts, options.width),
+        "CoLES-style GRU": lambda: coles(made, options),
+        "event count": lambda: event_count(counts),
     }
     if made.store is not None:
-        features["aggregates"] = hand_aggregates(made.store, made.users, made.day, made.horizon)
+        rows["aggregates"] = lambda: hand_aggregates(made.store, made.users, made.day, made.horizon)
         if made.scales != "life":  # a log with times
-            features["pooled BehaveGPT"] = behavegpt_states(made)
-            features["pooled LUMOS"] = lumos_states(made)
+            rows["pooled BehaveGPT"] = lambda: behavegpt_states(made)
+            rows["pooled LUMOS"] = lambda: lumos_states(made)
+    wanted = {"raw bag", *(options.rows or rows)}
+    features = {name: make() for name, make in rows.items() if name in wanted}
     table = probe_features(features, made.labels, config(options, ("logistic",), made))
     report(made, table, "logistic", "raw bag", options)
 
