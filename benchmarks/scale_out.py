@@ -120,7 +120,7 @@ class Watch:
 
         own = psutil.Process()
         while True:
-            total = own.memory_full_info().uss
+            began, total = time.perf_counter(), own.memory_full_info().uss
             for process in psutil.process_iter(["cmdline"]):
                 line = (process.info["cmdline"] or [""])[0]
                 if not line.startswith("ray::"):
@@ -134,7 +134,8 @@ class Watch:
                 spent = times.user + times.system
                 self.cpu.setdefault(process.pid, [spent, spent])[1] = spent
             self.whole = max(self.whole, total)
-            if self._stop.wait(0.25):
+            took = time.perf_counter() - began  # walking through gigabytes holds up the process they belong to
+            if self._stop.wait(max(0.25, 50 * took)):
                 return
 
     @property
