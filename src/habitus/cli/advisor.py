@@ -62,8 +62,8 @@ def train(
 
 def evaluate(run: AdvisorRun) -> None:
     """Judge every row on the same cases, with intervals over customers. A killed call goes on with the next date."""
+    from habitus.apps.advisor.evaluate import evaluate_advisor
     from habitus.apps.advisor.report import lines
-    from habitus.apps.advisor.run import evaluate_advisor
 
     typer.echo(lines(evaluate_advisor(run, say=typer.echo)))
     typer.echo(f"wrote {run / 'metrics.json'}; next\n  habitus advisor report {run} --customer ID --date DATE")
@@ -82,21 +82,26 @@ def advise(
     ] = None,
     adapters: Annotated[Path | None, typer.Option(metavar="DIR", help="Adapters, as `tune` made them.")] = None,
     fill: Annotated[bool, typer.Option("--fill", help="Complete a short answer of the model from the ranker.")] = False,
+    suitability: Annotated[
+        str, typer.Option(metavar="MODE", help="Assets above the customer's class of risk: off, warn or filter.")
+    ] = "warn",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answer here too (JSON).")] = None,
 ) -> None:
     """Rank assets for one customer, with the triples behind each. Not investment advice."""
     from habitus.apps.advisor.advise import Advisor
     from habitus.apps.advisor.report import answer_lines
     from habitus.apps.advisor.run import day_of, objective_of, open_run
+    from habitus.apps.advisor.suitability import suitability_of
     from habitus.apps.advisor.write import writer_of
     from habitus.core.atomic import write_json
 
-    wanted, day = objective_of(objective), day_of(date)
+    wanted, day, mode = objective_of(objective), day_of(date), suitability_of(suitability)
     writer = writer_of(llm, adapters)
     advisor = Advisor(open_run(run), way)
     answer, _ = advisor.advise(
-        customer, day, k=k, objective=wanted, writer=writer, fill=fill, say=lambda text: typer.echo(text, err=True)
-    )
+        customer, day, k=k, objective=wanted, writer=writer, fill=fill, suitability=mode,
+        say=lambda text: typer.echo(text, err=True),
+    )  # fmt: skip
     typer.echo(answer_lines(answer))
     if out is not None:
         write_json(out, answer.to_json())

@@ -17,6 +17,7 @@ from habitus.apps.advisor.prompt import messages, read_answer, unsupported
 from habitus.apps.advisor.rank import Objective, Ranker
 from habitus.apps.advisor.retrieve import Subgraph, retrieve
 from habitus.apps.advisor.run import Run
+from habitus.apps.advisor.suitability import CLASSES, Suitability, asset_class, declared_class
 from habitus.apps.advisor.write import Writer, answered
 from habitus.core.errors import ConfigError, CutoffError
 
@@ -33,6 +34,7 @@ class Named:
     p_buy: float | None
     p_rise: float | None
     citations: list[Citation]
+    fits: bool | None = None  # the customer's declared class of risk; None where none is known
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Answer:
     is_filled: bool = False
     text: str = ""
     unsupported: list[str] = field(default_factory=list)
+    declared: str = ""
+    suitability: Suitability = "warn"
     note: str = NOTE
 
     def to_json(self) -> dict[str, Any]:
@@ -98,47 +102,67 @@ class Advisor:
         objective: Objective | None = None,
         writer: Writer | None = None,
         fill: bool = False,
+        suitability: Suitability = "warn",
         say: Callable[[str], Any] | None = None,
     ) -> tuple[Answer, Subgraph]:
-        """Rank for one customer. With a `writer` its lines are the answer; `fill` completes them from the ranker."""
+        """Rank for one customer. With a `writer` its lines are the answer; `fill` completes them from the ranker.
+
+        `suitability`: `warn` marks assets above the customer's declared class of risk, `filter` names none of them,
+        `off` does not look.
+        """
         view, _ = self.at(day)
         began = time.perf_counter()
         found = self.subgraph(customer, day)
         places, rows, p, score = _ranked(self.ranker, view, found, objective)
-        ranked = [str(view.market.source.isins[found.retrieved.assets[0, at]]) for at in places]
+        isins = view.market.source.isins
+        ranked = [str(isins[found.retrieved.assets[0, at]]) for at in places]
+        class_of, fits = self._fitting(view, found, suitability)
         text, unparsable, filled = "", False, False
-        wanted: list[str | None] = list(ranked[:k])
+        usable = [isin for isin in ranked if suitability != "filter" or fits.get(isin) is not False]
+        wanted: list[str | None] = list(usable[:k])
         if writer is not None:
             text = answered(writer, messages(found, k=k, horizon=HORIZON), say) or ""
-            read = read_answer(text, set(view.market.source.isins[view.is_open]), k)
+            read = read_answer(text, set(isins[view.is_open]), k)
             wanted, unparsable = [*read.isins], read.is_unparsable
+            if suitability == "filter":  # the place stays, as a miss
+                wanted = [None if isin is not None and fits.get(isin) is False else isin for isin in wanted]
             if fill and len([isin for isin in wanted if isin]) < k:
-                rest: list[str | None] = [isin for isin in ranked if isin not in wanted]
+                rest: list[str | None] = [isin for isin in usable if isin not in wanted]
                 wanted, filled = [*[isin for isin in wanted if isin], *rest][:k], True
         at_of = {isin: place for place, isin in enumerate(ranked)}
         some = sorted({at_of[isin] for isin in wanted if isin in at_of})  # the costly part of an answer
         adds = dict(zip(some, contributions(self.ranker, rows[some]), strict=True)) if some else {}
         facts = Facts(found)
-        named = [self._named(isin, at_of, p, score, facts, adds) for isin in wanted]
+        named = [self._named(isin, at_of, p, score, facts, adds, fits) for isin in wanted]
         answer = Answer(
             customer, iso(day), "ranker" if writer is None else "language model", named, found.counts,
             1000 * (time.perf_counter() - began), unparsable, filled, text, unsupported(text, found) if text else [],
+            class_of, suitability,
         )  # fmt: skip
         return answer, found
 
     def _named(
         self, isin: str | None, at_of: dict[str, int], p: dict[str, np.ndarray], score: np.ndarray, facts: Facts,
-        adds: dict[int, np.ndarray],
+        adds: dict[int, np.ndarray], fits: dict[str, bool],
     ) -> Named:  # fmt: skip
         if isin is None:
             return Named(None, "", None, None, None, [])
         source = self.run.market.source
         name = self.run.market.names[int(np.searchsorted(source.isins, isin))]
         if isin not in at_of:  # a language model may name an open asset that was not retrieved
-            return Named(isin, name, None, None, None, [])
+            return Named(isin, name, None, None, None, [], fits.get(isin))
         at = at_of[isin]
         return Named(str(isin), name, float(score[at]), float(p["buy"][at]), float(p["rise"][at]),
-                     cite(facts, str(isin), adds[at]))  # fmt: skip
+                     cite(facts, str(isin), adds[at]), fits.get(isin))  # fmt: skip
+
+    def _fitting(self, view: View, found: Subgraph, suitability: Suitability) -> tuple[str, dict[str, bool]]:
+        """Give the customer's declared class, empty if unknown, and whether each open asset fits it."""
+        declared = int(declared_class(view, found.trades.customers)[0])
+        if suitability == "off" or declared < 0:
+            return "", {}
+        fits = asset_class(view) <= declared
+        isins = view.market.source.isins
+        return CLASSES[declared], {str(isins[code]): bool(fits[code]) for code in np.flatnonzero(view.is_open)}
 
 
 def _ranked(

@@ -78,26 +78,25 @@ class Facts:
 
 
 def contributions(ranker: Ranker, rows: np.ndarray) -> np.ndarray:
-    """Give what each feature adds to the log odds of a buy: float [n, F] of rows [n, F]."""
-    made = ranker.parts["buy"].predict(rows, pred_contrib=True, num_threads=1)
-    return np.asarray(made)[:, :-1]
+    """Give what each feature adds to the score of a buy: float [n, F] of rows [n, F]."""
+    return ranker.buy.contributions(rows)
 
 
 def cite(facts: Facts, isin: str, adds: np.ndarray) -> list[Citation]:
     """Give up to five triples for an asset, those behind the largest contributions first."""
-    asset = f"{NAMESPACES['isin']}{isin}"
     found: list[Citation] = []
     for place in np.argsort(-np.abs(adds), kind="stable"):
         if adds[place] == 0 or len(found) >= MOST:
             break
-        for citation in _behind(facts, asset, isin, NAMES[place]):
+        for citation in behind(facts, isin, NAMES[place]):
             if citation not in found and len(found) < MOST:
                 found.append(citation)
     return found
 
 
-def _behind(facts: Facts, asset: str, isin: str, feature: str) -> list[Citation]:
-    """The triples that a feature was made from, as far as they were retrieved."""
+def behind(facts: Facts, isin: str, feature: str) -> list[Citation]:
+    """Give the triples that a feature of an asset was made from, as far as they were retrieved; some have none."""
+    asset = f"{NAMESPACES['isin']}{isin}"
     if feature in OF_TRADES:
         made = []
         for trade in facts.trades.get(asset, [])[:1]:
@@ -112,12 +111,16 @@ def _behind(facts: Facts, asset: str, isin: str, feature: str) -> list[Citation]
         value = facts.of.get(asset, {}).get(name)
         text = value[0].object.value if value else ""
         return _one(facts.cite(asset, name, f"It is of the {name} {text}, as other holdings may be."))
-    if feature.startswith("together"):
+    if feature.startswith(("together", "taste")):
         for edge in facts.of.get(asset, {}).get("boughtWith", []):
             other = edge.object.value
             if other in facts.trades:
                 return _one(facts.cite(asset, "boughtWith", f"Others buy it together with {short(other)[5:]}.", other))
         return []
+    if feature == "held_group":
+        shared = (_of_group(facts, asset, name) for name in ("sector", "subCategory", "industry"))
+        return next((found for found in shared if found), [])
+    feature = {"mover_place": "return63"}.get(feature, feature)
     if feature in OF_PROFILE:
         return _one(facts.cite(facts.profile, OF_PROFILE[feature], f"The profile names a {feature}."))
     if feature in FACTS and feature in DAY_FACTS:
@@ -125,6 +128,15 @@ def _behind(facts: Facts, asset: str, isin: str, feature: str) -> list[Citation]
         value = facts.of.get(summary, {}).get(feature)
         sentence = PHRASES[feature].format(float(value[0].object.value)) if value else ""
         return _one(facts.cite(summary, feature, sentence))
+    return []
+
+
+def _of_group(facts: Facts, asset: str, name: str) -> list[Citation]:
+    """The group that an asset shares with one that the customer traded."""
+    value = [each.object.value for each in facts.of.get(asset, {}).get(name, [])]
+    traded = (facts.of.get(other, {}).get(name, []) for other in facts.trades if other != asset)
+    if value and any(each.object.value == value[0] for found in traded for each in found):
+        return _one(facts.cite(asset, name, f"The customer traded others of the {name} {value[0]}."))
     return []
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from habitus.apps.advisor.market import Trades, View
+from habitus.apps.advisor.market import Trades, View, profile_codes
 from habitus.apps.advisor.select import Retrieved
 from habitus.data.sources.far_trans_world import CAPACITIES, RISKS
 
 PERSONAL = ("own_score", "is_first", "units_held", "since_buy", "since_sale", "n_buys", "n_sales", "share_category",
             "share_sector", "share_industry", "share_sub_category", "n_trades", "tenure", "risk", "capacity",
             "category")  # fmt: skip
-CROWD = ("together_sum", "together_max", "stage_score", "stage_place")
+CROWD = ("together_sum", "together_max", "stage_score", "stage_place", "taste", "taste_place", "held_group",
+         "mover_place", "mover")  # fmt: skip
 FACTS = ("return21", "return63", "return126", "volatility21", "volatility63", "volatility126", "ratio126", "drawdown",
-         "rsi14", "macd", "price_age", "buys30", "buys90", "buys180", "trend", "buy_rank")  # fmt: skip
+         "rsi14", "macd", "alpha_t", "price_age", "buys30", "buys90", "buys180", "trend", "buy_rank")  # fmt: skip
 NAMES = (*PERSONAL, *CROWD, *FACTS)
 FAR = 9999.0
 
@@ -74,17 +75,19 @@ def _of_customer(view: View, trades: Trades, put) -> None:
     put("capacity", profile_codes(view, "capacity", CAPACITIES)[trades.customers][:, None])
 
 
-def profile_codes(view: View, column: str, names: tuple[str, ...]) -> np.ndarray:
-    """Give a profile's place in `names` per customer, -1 where nothing was known on the day."""
-    kept = view.__dict__.setdefault("_profile_codes", {})
-    if column in kept:
-        return kept[column]
-    values = view.market.source.profile_at(view.day)[column].fill_null("").to_numpy()
-    codes = np.full(len(values), -1.0)
-    for place, name in enumerate(names):
-        codes[values == name] = place
-    kept[column] = codes
-    return codes
+def _mover(view: View, near: np.ndarray) -> np.ndarray:
+    """Share of each asset among those of the groups one holds, by its 63-day return and how much it is bought."""
+    moved = np.clip(np.nan_to_num(view.facts["return63"]), -0.8, 2)
+    weight = (1 + moved) ** 5 * np.sqrt(view.buys[10**6] + 0.5) * view.is_open * near
+    return weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-30)
+
+
+def _places(values: np.ndarray) -> np.ndarray:
+    """Give 0 for the largest of a row, 1 for the next: float32 [B, A]."""
+    order = np.argsort(-values, axis=1, kind="stable")
+    found = np.empty(values.shape, np.float32)
+    np.put_along_axis(found, order, np.broadcast_to(np.arange(values.shape[1], dtype=np.float32), values.shape), axis=1)
+    return found
 
 
 def _of_crowd(view: View, trades: Trades, found: Retrieved, put, picked) -> None:
@@ -99,4 +102,13 @@ def _of_crowd(view: View, trades: Trades, found: Retrieved, put, picked) -> None
         np.maximum.at(strongest, (at, neighbours.indices), neighbours.data)
     put("together_max", picked(strongest))
     put("stage_score", np.where(np.isfinite(found.score), found.score, np.nan))
+    taste = view.taste(trades)
+    put("taste", picked(np.log(taste + 1e-9)))
+    put("taste_place", picked(_places(taste)))
+    units = trades.matrix(np.where(trades.is_buy, trades.units, -trades.units), view.n_assets)
+    near = (units > 1e-4).astype(np.float32) @ view.market.grouped > 0
+    put("held_group", picked(near))
+    put("mover", picked(np.log(_mover(view, near) + 1e-9)))
+    moved = np.nan_to_num(view.facts["return63"], nan=-1)
+    put("mover_place", picked(np.where(near, _places(np.where(near & view.is_open, moved, -2)), FAR)))
     put("stage_place", np.broadcast_to(np.arange(found.assets.shape[1]), found.assets.shape))

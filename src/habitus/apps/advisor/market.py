@@ -11,8 +11,10 @@ from functools import cached_property, lru_cache
 import numpy as np
 import scipy.sparse as sp
 
+from habitus.apps.advisor.taste import Tastes, fit_tastes, leaning
 from habitus.core.errors import CutoffError
 from habitus.data.sources.far_trans import FarTrans
+from habitus.data.sources.far_trans_world import RISKS
 
 HORIZON = 180
 STALE = 10  # days after which a close is no price
@@ -152,6 +154,7 @@ class View:
         facts["rsi14"] = 100 * up / (up + down + 1e-12)
         means = [self.window[-span:].mean(axis=0) for span in (12, 26)]
         facts["macd"] = means[0] / means[1] - 1
+        facts["alpha_t"] = self._alpha()
         facts["price_age"] = self.price_age.astype(np.float64)
         for days, count in self.buys.items():
             facts[f"buys{days}"] = count
@@ -159,6 +162,22 @@ class View:
         order = np.argsort(np.argsort(-self.buys[180], kind="stable"))
         facts["buy_rank"] = order.astype(np.float64)
         return facts
+
+    def _alpha(self) -> np.ndarray:
+        """How sure it is, over all closes so far, that an asset climbs more than its share of the market's moves: the t
+        value of the intercept of its daily log returns on their mean over all assets."""
+        steps = np.diff(np.log(self.market.source.close[: self.t + 1].astype(np.float64)), axis=0)
+        known = np.isfinite(steps)
+        steps = np.where(known, steps, 0)
+        n = np.maximum(known.sum(0), 1)
+        mean = steps.sum(0) / n
+        spread = np.maximum((steps**2).sum(0) / n - mean**2, 1e-12)
+        crowd = (steps.sum(1) / np.maximum(known.sum(1), 1))[:, None] * known
+        level = crowd.sum(0) / n
+        width = np.maximum((crowd**2).sum(0) / n - level**2, 1e-12)
+        slope = ((steps * crowd).sum(0) / n - mean * level) / width
+        rest = np.maximum(spread - slope**2 * width, 1e-12)
+        return (mean - slope * level) / np.sqrt(rest / n)
 
     @cached_property
     def buys(self) -> dict[int, np.ndarray]:
@@ -178,12 +197,35 @@ class View:
     @cached_property
     def bought(self) -> sp.csr_matrix:
         """1 where a customer has bought an asset: [customers, A]."""
+        made = self._buy_counts()
+        made.data[:] = 1
+        return made
+
+    def _buy_counts(self) -> sp.csr_matrix:
         source = self.market.source
         rows = self.seen[source.is_buy[self.seen]]
         shape = (len(source.customer_ids), self.n_assets)
-        made = sp.csr_matrix((np.ones(len(rows), np.float32), (source.customer[rows], source.asset[rows])), shape=shape)
-        made.data[:] = 1
-        return made
+        return sp.csr_matrix((np.ones(len(rows), np.float32), (source.customer[rows], source.asset[rows])), shape=shape)
+
+    @cached_property
+    def tastes(self) -> Tastes:
+        """The groups of buyers up to the day."""
+        return fit_tastes(self._buy_counts())
+
+    @cached_property
+    def leaning(self) -> np.ndarray:
+        """How much more than others a declared class of risk buys a category: [classes, categories]; 0 is unknown."""
+        source, declared = self.market.source, profile_codes(self, "risk", RISKS).astype(np.int64) + 1
+        rows = self.seen[source.is_buy[self.seen]]
+        return leaning(declared, self.market.category, source.customer[rows], source.asset[rows])
+
+    def taste(self, trades: Trades) -> np.ndarray:
+        """Give the share of each asset in the next buys that a customer's group of buyers and class of risk lead to
+        expect; 0 where an asset has no price now: float32 [B, A]."""
+        counts = trades.matrix(trades.is_buy.astype(np.float64), self.n_assets)
+        declared = profile_codes(self, "risk", RISKS).astype(np.int64)[trades.customers] + 1
+        share = self.tastes.expected(counts) * self.leaning[declared][:, self.market.category] * self.is_open
+        return (share / np.maximum(share.sum(axis=1, keepdims=True), 1e-30)).astype(np.float32)
 
     @cached_property
     def together(self) -> np.ndarray:
@@ -242,3 +284,16 @@ class Outcome:
     @property
     def good(self) -> np.ndarray:
         return self.bought & self.rises
+
+
+def profile_codes(view: View, column: str, names: tuple[str, ...]) -> np.ndarray:
+    """Give a profile's place in `names` per customer, -1 where nothing was known on the day."""
+    kept = view.__dict__.setdefault("_profile_codes", {})
+    if column in kept:
+        return kept[column]
+    values = view.market.source.profile_at(view.day)[column].fill_null("").to_numpy()
+    codes = np.full(len(values), -1.0)
+    for place, name in enumerate(names):
+        codes[values == name] = place
+    kept[column] = codes
+    return codes

@@ -46,14 +46,21 @@ def top(scores: np.ndarray, k: int) -> np.ndarray:
     return np.where(np.isfinite(np.take_along_axis(value, order, 1)), np.take_along_axis(found, order, 1), -1)
 
 
-def judge_scores(view: View, scores: np.ndarray, outcome: Outcome, had: np.ndarray) -> Judged:
+def judge_scores(
+    view: View, scores: np.ndarray, outcome: Outcome, had: np.ndarray, fits: np.ndarray | None = None
+) -> Judged:
     """Judge scores [B, A]; `had` bool [B, A]: bought before. Only assets with a price are ranked."""
     opened = np.where(view.is_open, scores, -np.inf)
-    return judge_lists(top(opened, LONG), top(np.where(had, -np.inf, opened), LONG), outcome, had)
+    return judge_lists(top(opened, LONG), top(np.where(had, -np.inf, opened), LONG), outcome, had, fits)
 
 
-def judge_lists(lists: np.ndarray, new: np.ndarray, outcome: Outcome, had: np.ndarray) -> Judged:
-    """Judge ranked assets, int [B, k], -1 an empty place: a miss; `new` are the same without what one had."""
+def judge_lists(
+    lists: np.ndarray, new: np.ndarray, outcome: Outcome, had: np.ndarray, fits: np.ndarray | None = None
+) -> Judged:
+    """Judge ranked assets, int [B, k], -1 an empty place: a miss; `new` are the same without what one had.
+
+    `fits` [B, A], 1, 0 or NaN, adds `fit`: the share of the first three that fits the customer's class of risk.
+    """
     found: dict[str, np.ndarray] = {}
     for suffix, ranked in (("", lists), ("_new", new)):
         for name, good in (("pref", outcome.bought), ("prof", outcome.rises), ("comb", outcome.good)):
@@ -65,6 +72,11 @@ def judge_lists(lists: np.ndarray, new: np.ndarray, outcome: Outcome, had: np.nd
     found["roi"] = np.where(has, np.nansum(gain, 1) / np.maximum(np.isfinite(gain).sum(1), 1), np.nan).astype(
         np.float32
     )
+    if fits is not None:
+        first = lists[:, :TOP]
+        fit = np.where(first >= 0, np.take_along_axis(fits, np.maximum(first, 0), 1), np.nan)
+        n = np.isfinite(fit).sum(1)
+        found["fit"] = np.where(n > 0, np.nansum(fit, 1) / np.maximum(n, 1), np.nan).astype(np.float32)
     return Judged(found)
 
 

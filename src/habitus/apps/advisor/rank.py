@@ -1,4 +1,4 @@
-"""The offline generator: boosted trees say how likely a retrieved asset is bought, and how likely it rises."""
+"""The offline generator: how likely a retrieved asset is bought, and how likely it rises."""
 
 from __future__ import annotations
 
@@ -9,41 +9,44 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from habitus.apps.advisor.features import FACTS, NAMES, features
-from habitus.apps.advisor.market import Market, Trades, View
+from habitus.apps.advisor.buy import Buy, Rows, fit_buy
+from habitus.apps.advisor.features import NAMES, features
+from habitus.apps.advisor.market import HORIZON, Market, Trades, View
+from habitus.apps.advisor.rise import Rise, fit_rise
 from habitus.apps.advisor.select import RetrievalConfig, Retrieved, retrieve_many
-from habitus.core.atomic import new_file, write_json
+from habitus.core.atomic import write_json
 from habitus.core.config import Config
-from habitus.core.errors import ArtifactError, TrainingError
+from habitus.core.errors import ArtifactError
 from habitus.core.seeds import generator
 
 Objective = Literal["pref", "prof", "comb"]
-PARTS = ("buy", "rise")
+FORMAT = 2
 
 
 class RankerConfig(Config):
-    """How the two models are fitted. `n_customers` of each training date are drawn; rounds stop on the validation date.
+    """How the two models are fitted. `n_customers` with a later buy are drawn per training date, and as many of all on
+    the last one, for the probabilities; rounds stop on the validation date.
 
     >>> RankerConfig().objective
     'comb'
     """
 
     objective: Objective = "comb"
-    n_customers: int = Field(1500, gt=0)
-    rounds: int = Field(300, gt=0)
+    n_customers: int = Field(2000, gt=0)
+    rounds: int = Field(200, gt=0)
     patience: int = Field(30, gt=0)
     lr: float = Field(0.05, gt=0)
     leaves: int = Field(31, gt=1)
     min_leaf: int = Field(50, gt=0)
-    rise_leaves: int = Field(7, gt=1)
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Ranker:
-    """Two boosters and what they were told. `parts[name]` scores rows [n, F]; P(buy) and P(rise)."""
+    """Two models and what they were told: `buy` and `rise` score rows [n, F] of features."""
 
-    parts: dict[str, Any]
+    buy: Buy
+    rise: Rise
     config: RankerConfig
     retrieval: RetrievalConfig
 
@@ -52,10 +55,10 @@ class Ranker:
         flat = rows.reshape(-1, rows.shape[-1])
         is_row = ~np.isnan(flat).all(axis=1)
         found = {}
-        for name, booster in self.parts.items():
+        for name, model in (("buy", self.buy), ("rise", self.rise)):
             p = np.full(len(flat), np.nan)
             if is_row.any():
-                p[is_row] = booster.predict(flat[is_row], num_threads=1)
+                p[is_row] = model.predict(flat[is_row])
             found[name] = p.reshape(rows.shape[:-1])
         return found
 
@@ -70,12 +73,11 @@ class Ranker:
         return np.where(np.isnan(score), -np.inf, score)
 
     def save(self, folder: str | Path) -> None:
-        """Write the boosters as text, and the configs."""
+        """Write both models, and the configs last: a folder with ranker.json is whole."""
         folder = Path(folder)
-        for name, booster in self.parts.items():
-            with new_file(folder / f"{name}.txt") as beside:
-                beside.write_text(booster.model_to_string(), "utf-8")
-        write_json(folder / "ranker.json", {"format": 1, "names": NAMES, "config": self.config.model_dump(),
+        self.buy.save(folder)
+        self.rise.save(folder / "rise.json")
+        write_json(folder / "ranker.json", {"format": FORMAT, "names": NAMES, "config": self.config.model_dump(),
                                             "retrieval": self.retrieval.model_dump()})  # fmt: skip
 
 
@@ -86,24 +88,17 @@ def load_ranker(folder: str | Path) -> Ranker:
     import lightgbm as lgb
 
     folder = Path(folder)
+    fix = "habitus advisor train RECIPE --out RUN"
     try:
         kept = json.loads((folder / "ranker.json").read_text("utf-8"))
-        parts = {name: lgb.Booster(model_str=(folder / f"{name}.txt").read_text("utf-8")) for name in PARTS}
-    except (OSError, ValueError, lgb.basic.LightGBMError) as cause:
-        fix = "habitus advisor train RECIPE --out RUN"
+        if kept["format"] != FORMAT or kept["names"] != list(NAMES):
+            raise ArtifactError(
+                "a ranker of this version", "another one", where=str(folder), fix="train into a new folder"
+            )
+        buy, rise = Buy.load(folder), Rise.load(folder / "rise.json")
+    except (OSError, ValueError, KeyError, lgb.basic.LightGBMError) as cause:
         raise ArtifactError("a ranker", str(cause), where=str(folder), fix=fix) from None
-    if kept["names"] != list(NAMES):
-        raise ArtifactError("the features of this version", "others", where=str(folder), fix="train again")
-    return Ranker(parts, RankerConfig.parse(kept["config"]), RetrievalConfig.parse(kept["retrieval"]))
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Training rows: x float32 [n, F], bought and rises bool [n]."""
-
-    x: np.ndarray
-    bought: np.ndarray
-    rises: np.ndarray
+    return Ranker(buy, rise, RankerConfig.parse(kept["config"]), RetrievalConfig.parse(kept["retrieval"]))
 
 
 def rows_at(view: View, customers: np.ndarray, retrieval: RetrievalConfig) -> Rows:
@@ -112,7 +107,8 @@ def rows_at(view: View, customers: np.ndarray, retrieval: RetrievalConfig) -> Ro
     found = retrieve_many(view, trades, retrieval)
     x, outcome = features(view, trades, found, market=retrieval.market), view.outcome(customers)
     keep, assets = found.assets >= 0, np.maximum(found.assets, 0)
-    return Rows(x[keep], np.take_along_axis(outcome.bought, assets, 1)[keep], outcome.rises[assets][keep])
+    grade = sum(np.take_along_axis(which, assets, 1).astype(np.int8) for which in (outcome.bought, outcome.good))
+    return Rows(x[keep], grade[keep], keep.sum(axis=1))
 
 
 def active_customers(view: View) -> np.ndarray:
@@ -120,52 +116,45 @@ def active_customers(view: View) -> np.ndarray:
     return np.unique(view.market.source.customer[view.seen])
 
 
+def later_buyers(view: View) -> np.ndarray:
+    """Give the codes of active customers with a buy in the window after the day. For training only."""
+    people = active_customers(view)
+    source = view.market.source
+    after = (source.day > view.day) & (source.day <= view.day + HORIZON) & source.is_buy
+    return people[np.isin(people, source.customer[after])]
+
+
 def fit_ranker(
     market: Market, days: list[int], valid: int, refit: list[int], config: RankerConfig, retrieval: RetrievalConfig
 ) -> Ranker:
     """Fit on `days`, stop on `valid`, fit again on `refit` with the rounds found.
 
+    Probabilities are those of the last day of `refit`.
+
     Errors: `TrainingError` when nobody traded or bought on these days.
     """
-    import lightgbm as lgb
-
-    of = {day: _drawn_rows(market.view(day), config, retrieval) for day in sorted({*days, valid, *refit})}
-    parts: dict[str, Any] = {}
-    for name in PARTS:
-        options = _options(name, config)
-        train, stop = _pooled([of[day] for day in days], name), _pooled([of[valid]], name)
-        if train[1].sum() == 0:
-            raise TrainingError(f"rows with {name}", "none", where="the training dates")
-        first = lgb.train(
-            options, lgb.Dataset(*train, feature_name=list(NAMES)), config.rounds,
-            valid_sets=[lgb.Dataset(*stop, feature_name=list(NAMES))],
-            callbacks=[lgb.early_stopping(config.patience, verbose=False)],
-        )  # fmt: skip
-        again = _pooled([of[day] for day in refit], name)
-        rounds = max(first.best_iteration, 10)
-        parts[name] = lgb.train(options, lgb.Dataset(*again, feature_name=list(NAMES)), rounds)
-    return Ranker(parts, config, retrieval)
+    every = sorted({*days, valid, *refit})
+    of = {day: _drawn(market.view(day), later_buyers(market.view(day)), config, retrieval) for day in every}
+    last = market.view(max(refit))
+    everybody = _drawn(last, active_customers(last), config, retrieval)
+    train, again = (_pooled([of[day] for day in some]) for some in (days, refit))
+    buy = fit_buy(train, of[valid], again, everybody, _options(config), config.rounds, config.patience)
+    return Ranker(buy, fit_rise([market.view(day) for day in refit]), config, retrieval)
 
 
-def _drawn_rows(view: View, config: RankerConfig, retrieval: RetrievalConfig) -> Rows:
+def _drawn(view: View, people: np.ndarray, config: RankerConfig, retrieval: RetrievalConfig) -> Rows:
     draw = generator(config.seed, "training customers", view.day)
-    people = active_customers(view)
     return rows_at(view, np.sort(draw.permutation(people)[: config.n_customers]), retrieval)
 
 
-def _pooled(rows: list[Rows], name: str) -> tuple[np.ndarray, np.ndarray]:
-    x = np.concatenate([each.x for each in rows])
-    y = np.concatenate([each.bought if name == "buy" else each.rises for each in rows])
-    if name == "rise":  # whether an asset rises is not the customer's doing
-        x = x.copy()
-        x[:, [place for place, column in enumerate(NAMES) if column not in (*FACTS, "category")]] = np.nan
-    return x, y.astype(np.int8)
+def _pooled(rows: list[Rows]) -> Rows:
+    return Rows(*(np.concatenate([getattr(each, name) for each in rows]) for name in ("x", "grade", "size")))
 
 
-def _options(name: str, config: RankerConfig) -> dict[str, Any]:
+def _options(config: RankerConfig) -> dict[str, Any]:
     return {
-        "objective": "binary", "learning_rate": config.lr, "min_data_in_leaf": config.min_leaf, "verbosity": -1,
-        "num_leaves": config.leaves if name == "buy" else config.rise_leaves, "num_threads": 1, "deterministic": True,
+        "objective": "lambdarank", "lambdarank_truncation_level": 5, "learning_rate": config.lr, "verbosity": -1,
+        "min_data_in_leaf": config.min_leaf, "num_leaves": config.leaves, "num_threads": 1, "deterministic": True,
         "seed": config.seed, "force_row_wise": True, "feature_pre_filter": False,
     }  # fmt: skip
 

@@ -16,7 +16,7 @@ from habitus.apps.page import framed, write_page
 _STYLE = """
 tr.own td:first-child{font-weight:600;color:var(--model)}svg{min-width:760px}
 details{border-bottom:1px solid var(--line);padding:8px 0}summary{cursor:pointer}
-code{font-size:.82rem;overflow-wrap:anywhere}
+code{font-size:.82rem;overflow-wrap:anywhere}.risky{color:var(--top);font-weight:600}
 """
 HEAD = ("Pref@3", "Prof@3", "Comb@3")
 
@@ -31,7 +31,54 @@ def lines(metrics: Mapping[str, Any]) -> str:
         cells += [_number(row["all"][key]["value"]) for key in ("pref", "prof", "comb", "ndcg", "roi")]
         rows.append(f"{name:<28}" + "".join(f"{cell:>8}" for cell in cells))
     found = f"{metrics['n_cases']:,} cases of {metrics['n_customers']:,} customers on {len(metrics['dates'])} days"
-    return "\n".join([found, over, head, *rows, verdict(metrics)])
+    return "\n".join([found, over, head, *rows, *_more_lines(metrics), verdict(metrics)])
+
+
+def _more_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Suitability, slices and citations, for a terminal."""
+    made = [
+        f"{'fits the declared class of risk, first three':<46}" + "".join(f"{row[:22]:>24}" for row in _sliced(metrics))
+    ]
+    for by, name, parts in _by_slice(metrics):
+        cells = [f"{_number(part['comb']['value'])} {_number(part['fit']['value'])}" for part in parts]
+        head = f"Comb@3 and fit, {by}: {name} ({parts[0]['n']:,})"
+        made.append(f"{head:<46}" + "".join(f"{cell:>24}" for cell in cells))
+    for row in metrics["categories"]:
+        cells = [f"{figure} {_number(row[figure]['value'])}" for figure in ("bought", "rises", "fits")]
+        made.append(f"named {row['category']:<10} {row['share']:>6.1%} of places: {', '.join(cells)}")
+    found = metrics["citations"]
+    return [*made, citation_words(found)] if found else made
+
+
+def citation_words(found: Mapping[str, Any]) -> str:
+    """Say what the checks of citations found.
+
+    >>> interval = {"value": 0.5, "low": 0.4, "high": 0.6}
+    >>> words = citation_words({"cited": 9, "assets": 3, "answers": 1, "share_in_graph": 1.0, "share_of_asset": 0.8,
+    ...     "share_of_customer": 0.2, "share_dated": 1.0, "moved": interval, "moved_other": interval,
+    ...     "faithfulness": interval})
+    >>> words.split(":")[0]
+    '9 citations of 3 assets in 1 answers'
+    """
+    return (
+        f"{found['cited']:,} citations of {found['assets']:,} assets in {found['answers']:,} answers: "
+        f"{found['share_in_graph']:.1%} stand in the retrieved graph, {found['share_of_asset']:.1%} name the asset, "
+        f"{found['share_of_customer']:.1%} the customer's profile, {found['share_dated']:.1%} are not later than the "
+        f"day. Without them the score moves by {_span(found['moved'])}, without as many other triples of the asset by "
+        f"{_span(found['moved_other'])}: faithfulness {_span(found['faithfulness'])}."
+    )
+
+
+def _sliced(metrics: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(part["row"] for part in metrics["slices"]))
+
+
+def _by_slice(metrics: Mapping[str, Any]) -> list[tuple[str, str, list[Any]]]:
+    """Slices in order, each with one part per row."""
+    found: dict[tuple[str, str], list[Any]] = {}
+    for part in metrics["slices"]:
+        found.setdefault((part["by"], part["slice"]), []).append(part)
+    return [(by, name, parts) for (by, name), parts in found.items()]
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
@@ -61,7 +108,8 @@ def answer_lines(answer: Answer) -> str:
     rows = [head]
     for place, named in enumerate(answer.assets, 1):
         chances = "" if named.p_buy is None else f"  P(buy) {named.p_buy:.3f}  P(rise) {named.p_rise:.3f}"
-        rows.append(f"{place:>2}. {named.isin or '(a line that names no asset)'} {named.name}{chances}")
+        risky = f"  riskier than {answer.declared}" if named.fits is False else ""
+        rows.append(f"{place:>2}. {named.isin or '(a line that names no asset)'} {named.name}{chances}{risky}")
         rows += [f"      {each.sentence}  [{each.subject} {each.predicate} {each.object}]" for each in named.citations]
     if answer.is_unparsable:
         rows.append("the language model gave no usable line: a miss")
@@ -95,7 +143,8 @@ def page(answer: Answer, drawing: str, metrics: Mapping[str, Any] | None, name: 
         "<p class=soft>Left: the customer. Middle: assets of their own trades (stage 1). Right: the assets named, best "
         "first. Full lines: traded before. Dashed: same sector, industry or sub-category. Dotted: bought together by "
         "others. An asset without a line comes from what most people bought.</p>",
-        "<h2>The answer, with what it rests on</h2>", _answer(answer), _figures(metrics), _tails(metrics),
+        "<h2>The answer, with what it rests on</h2>", f"<p>{escape(_class_words(answer))}</p>", _answer(answer),
+        _figures(metrics), _tails(metrics), _suitability(metrics), _citations(metrics),
     ]  # fmt: skip
     return framed(f"Advice for {answer.customer}", parts, _STYLE)
 
@@ -109,9 +158,10 @@ def _answer(answer: Answer) -> str:
             f"</code> <span class=soft>({each.graph} graph)</span></li>"
             for each in named.citations
         )
+        risky = f" <span class=risky>riskier than {escape(answer.declared)}</span>" if named.fits is False else ""
         head = f"{place}. {escape(named.isin or 'a line that names no asset')} <span class=soft>{escape(named.name)}"
         rows.append(
-            f"<details{' open' if place == 1 else ''}><summary>{head}{chance}</span></summary>"
+            f"<details{' open' if place == 1 else ''}><summary>{head}{chance}</span>{risky}</summary>"
             f"<ul>{facts or '<li class=soft>No retrieved triple stands behind it.</li>'}</ul></details>"
         )
     return "\n".join(rows)
@@ -136,6 +186,17 @@ def _figures(metrics: Mapping[str, Any] | None) -> str:
     return f"<h2>Who ranks best</h2><p>{escape(verdict(metrics))}</p>{_table(heads, body)}<p class=soft>{note}</p>"
 
 
+def _class_words(answer: Answer) -> str:
+    """Say what the customer declared and how the answer deals with it."""
+    if answer.suitability == "off":
+        return "Suitability was not looked at."
+    if not answer.declared:
+        return "No class of risk of the customer is known on that day: suitability cannot be judged."
+    n = sum(named.fits is False for named in answer.assets)
+    left = "Riskier assets are left out." if answer.suitability == "filter" else f"Riskier assets are marked: {n}."
+    return f"The customer declared the class {answer.declared}. {left}"
+
+
 def _tails(metrics: Mapping[str, Any] | None) -> str:
     if metrics is None:
         return ""
@@ -145,6 +206,42 @@ def _tails(metrics: Mapping[str, Any] | None) -> str:
     ]
     note = "Share of later buys, neither held nor among the 25 most bought, that are among the 25 retrieved assets."
     return f"<h2>What each way retrieves</h2><p>{note}</p>{_table(('Way', 'Tail recall@25', 'Cases'), body)}"
+
+
+def _suitability(metrics: Mapping[str, Any] | None) -> str:
+    """Does it fit, and for whom: by row, by slice, by category of the asset."""
+    if metrics is None:
+        return ""
+    rows = _sliced(metrics)
+    heads = ("Slice", "Cases", *(f"{what}, {row}" for row in rows for what in ("Comb@3", "fits")))
+    body = []
+    for by, name, parts in _by_slice(metrics):
+        cells = "".join(f"<td>{_span(part['comb'])}</td><td>{_number(part['fit']['value'])}</td>" for part in parts)
+        body.append(f"<tr><td>{escape(by)}: {escape(name)}</td><td>{parts[0]['n']:,}</td>{cells}</tr>")
+    fit = [
+        f"<tr><td>{escape(name)}</td><td>{_span(row['all']['fit'])}</td><td>{row['all']['fit']['n']:,}</td></tr>"
+        for name, row in metrics["rows"].items()
+    ]
+    named = [
+        f"<tr><td>{escape(row['category'])}</td><td>{row['share']:.1%}</td>"
+        + "".join(f"<td>{_span(row[figure])}</td>" for figure in ("bought", "rises", "fits")) + "</tr>"
+        for row in metrics["categories"]
+    ]  # fmt: skip
+    note = (
+        "Share of the first three assets whose volatility and category fit the class of risk that the customer "
+        f"declared by the day; {metrics['share_without_class']:.0%} of the cases have none and are left out here."
+    )
+    return (
+        f"<h2>Does it fit the customer?</h2><p>{note}</p>{_table(('Row', 'Fits', 'Cases'), fit)}"
+        f"<h2>By activity, type, class and market</h2>{_table(heads, body)}<h2>By category of the assets named</h2>"
+        f"{_table(('Category', 'Share of places', 'Bought later', 'Rose', 'Fits'), named)}"
+    )
+
+
+def _citations(metrics: Mapping[str, Any] | None) -> str:
+    if metrics is None or not metrics["citations"]:
+        return ""
+    return f"<h2>Do the citations hold?</h2><p>{escape(citation_words(metrics['citations']))}</p>"
 
 
 def _table(heads: Sequence[str], body: Sequence[str]) -> str:

@@ -43,7 +43,8 @@ class RetrievalConfig(Config):
     max_triples: int = Field(5000, gt=0)
     max_tokens: int = Field(8000, gt=0)
     affinity: float = 1.0
-    momentum: float = 0.5
+    taste: float = 1.5
+    momentum: float = 0.25
     crowd: float = 0.5
     seed: int = 0
 
@@ -92,7 +93,7 @@ def retrieve_many(
     if not config.market:
         kept = best(_only(own, first), config.n_assets)
         return Retrieved(first, own, kept, _taken(own, kept), (first >= 0).sum(1))
-    score = second_score(view, own, first, config)
+    score = second_score(view, trades, own, first, config)
     if config.path == "multi":
         score = np.where(candidates(view, first) if reach is None else reach, score, -np.inf)
     else:
@@ -112,23 +113,33 @@ def candidates(view: View, first: np.ndarray) -> np.ndarray:
     return found
 
 
-def second_score(view: View, own: np.ndarray, first: np.ndarray, config: RetrievalConfig) -> np.ndarray:
-    """Give s2 [B, A]: affinity (multi only) + z of the 63-day return + z of the log of buys in 180 days."""
-    moved = np.nan_to_num(view.facts["return63"])
-    crowd = np.log1p(view.buys[180])
-    score = config.momentum * _z(moved, view.is_open) + config.crowd * _z(crowd, view.is_open)
-    score = np.broadcast_to(score, own.shape).astype(np.float64)
+def second_score(view: View, trades: Trades, own: np.ndarray, first: np.ndarray, config: RetrievalConfig) -> np.ndarray:
+    """Give s2 [B, A], from z of the 63-day return and, when parallel, z of the log of buys in 180 days.
+
+    Multi-stage asks what stage 1 found in place of the crowd: affinity to its assets, and z of the log of the share
+    that the customer's group of buyers gives an asset.
+    """
+    moved = config.momentum * _z(np.nan_to_num(view.facts["return63"]), view.is_open)
     if config.path == "parallel":
-        return score
+        score = moved + config.crowd * _z(np.log1p(view.buys[180]), view.is_open)
+        return np.broadcast_to(score, own.shape).astype(np.float64)
     of_first = np.where(_members(first, view.n_assets), own, 0).astype(np.float64)
     share = of_first / np.maximum(of_first.sum(1, keepdims=True), 1e-9)
     near = share @ view.market.grouped + share @ view.together
-    return score + config.affinity * (2 * share + near)
+    return (
+        moved
+        + config.affinity * (2 * share + near)
+        + config.taste * _z(np.log(view.taste(trades) + 1e-9), view.is_open)
+    )
 
 
 def _z(values: np.ndarray, among: np.ndarray) -> np.ndarray:
-    inside = values[among]
-    return np.clip((values - inside.mean()) / (inside.std() + 1e-9), -3, 3) if inside.size else np.zeros_like(values)
+    """Centre and scale over some of the assets, the last axis; clipped at 3."""
+    inside = values[..., among]
+    if not inside.size:
+        return np.zeros_like(values)
+    mean, sd = inside.mean(-1, keepdims=True), inside.std(-1, keepdims=True)
+    return np.clip((values - mean) / (sd + 1e-9), -3, 3)
 
 
 def _members(places: np.ndarray, n: int) -> np.ndarray:
