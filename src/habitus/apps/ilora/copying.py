@@ -8,8 +8,8 @@ The width is cut in three: place 0 is the same in all tokens, T places hold the 
 - Layer 0 looks one token back and writes that token's T into S.
 - Layer 1, first half of the heads: looks for places whose S is the token in hand, and writes their T; a cue looks for
   places that follow a slot. Second half: takes the token's own T away, as the output table is the input table.
-- All other layers do nothing yet. The end of an answer starts as the slot's neighbour in T, as titles end where the
-  next slot begins.
+- All other heads and layers do nothing yet. The end of an answer starts as the slot's neighbour in T, as titles end
+  where the next slot begins.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def give_copying(model: Any, *, slot: int, cue: int, end: int, seed: int = 0) ->
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
     first, second = layers[0].self_attn, layers[1].self_attn
-    for projection in (first, second):
+    for projection, written in ((first, half * head), (second, 2 * half * head)):
         for name in ("q_proj", "k_proj", "v_proj"):
-            getattr(projection, name).weight.zero_()
+            getattr(projection, name).weight[:written] = 0.0  # heads left free keep their draw: all zeros never move
     rms = _rms(n_t, d, parts=1)
     for h in range(half):
         _look_back(first, h, head, distance=1, rms=rms)

@@ -1,10 +1,12 @@
 """A tokenizer and a small causal language model made on the spot from titles and prompt texts: proof without downloads.
 
-The model learns titles, prompts and copying, not preference: every answer it is shown is a random candidate. Copying is
-taught by lists followed by many picks, the lists growing from 2 to 20 titles. With `history_share` it also reads
-histories of training rows as running text (never a validation or test item).
+The model learns titles, prompts and copying: lists followed by many picks at random, the lists growing from 2 to 20
+titles. With `history_share` it also reads histories of training rows as running text, with `next_share` questions as
+they will be asked, answered by what the user took next. No validation or test item of a user is in them, and the titles
+that stand beside an answer are drawn without knowing those items.
 
-FOLDER   as transformers writes it (config.json, model.safetensors, tokenizer.json) + pretraining.json
+FOLDER                 as transformers writes it (config.json, model.safetensors, tokenizer.json) + pretraining.json
+FOLDER.checkpoint.pt   while it is trained: a killed call goes on from there
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from habitus.apps.ilora.candidates import N_CANDIDATES
 from habitus.apps.ilora.copying import ROPE_BASE, give_copying
 from habitus.apps.ilora.prompts import SLOT, TEMPLATES, PromptConfig, Prompts
 from habitus.apps.ilora.rows import HISTORY, Rows, Sequences
-from habitus.core.atomic import new_folder, write_json
+from habitus.core.atomic import new_file, new_folder, write_json
 from habitus.core.config import Config
 from habitus.core.errors import ConfigError, require
 from habitus.core.seeds import generator
@@ -32,6 +34,8 @@ from habitus.core.seeds import generator
 SIZES = {"mini": (128, 2, 352), "tiny": (128, 4, 352), "small": (192, 6, 512), "base": (288, 8, 768)}
 HEAD_WIDTH = 32
 PAST = 20  # titles of a history that is told title by title
+TOLD = 0.3  # weight of the past in questions, beside 1 for their answers
+Text = Literal["history", "next", "copy"]
 SPECIAL = ("[PAD]", "[BOS]", "[EOS]", "[PH]")
 
 
@@ -39,14 +43,19 @@ class SmallLMConfig(Config):
     """What the user chooses of a model made on the spot.
 
     `tokens` is how many are read in all. `start`: from weights that can copy (`copying.give_copying`), or from random
-    ones. `history_share` of the batches are real histories of training rows, told title by title; 0 leaves all
-    preference to the adapters. `list_weight` weighs the tokens of lists.
+    ones. `history_share` of the batches are real histories of training rows, told title by title; `next_share` are
+    questions with the answer that training rows gave; 0 and 0 leave all preference to the adapters. `list_weight`
+    weighs the tokens of lists. `titles`: cut into pieces, or every title `whole`, a piece of its own beside `pieces`
+    for the rest: then a prompt is half as long and no title shares a piece with another. `n_layers` overrides the
+    depth of `size`. A checkpoint is kept every `checkpoint_every` steps (0: none).
 
     >>> SmallLMConfig(size="tiny").pieces
     4000
     """
 
     size: Literal["mini", "tiny", "small", "base"] = "small"
+    n_layers: int | None = Field(None, ge=2)
+    titles: Literal["pieces", "whole"] = "pieces"
     pieces: int = Field(4000, ge=300)
     context: int = Field(1024, ge=64)
     tokens: int = Field(10_000_000, ge=1)
@@ -55,15 +64,22 @@ class SmallLMConfig(Config):
     lr: float = Field(3e-3, gt=0)
     matrix_lr: float = Field(0.02, gt=0)
     history_share: float = Field(0.0, ge=0, le=1)
+    next_share: float = Field(0.0, ge=0, le=1)
     start: Literal["copying", "random"] = "copying"
     list_weight: float = Field(0.0, ge=0)
+    checkpoint_every: int = Field(100, ge=0)
     seed: int = 0
 
 
-def train_tokenizer(titles: Sequence[str], prompts: PromptConfig, pieces: int) -> Any:
-    """Train a byte-level BPE on titles and phrases. Errors: `ExtraError` without the extra [llm]."""
+def train_tokenizer(
+    titles: Sequence[str], prompts: PromptConfig, pieces: int, how: Literal["pieces", "whole"] = "pieces"
+) -> Any:
+    """Train a byte-level BPE on titles and phrases; `whole`: on phrases, and every title is one piece more.
+
+    Errors: `ExtraError` without the extra [llm].
+    """
     require("transformers", "llm")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     made = Tokenizer(models.BPE())
@@ -74,7 +90,10 @@ def train_tokenizer(titles: Sequence[str], prompts: PromptConfig, pieces: int) -
         vocab_size=pieces, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
     )
     phrases = [text for template in TEMPLATES[prompts.domain] for text in template]
-    made.train_from_iterator([*(f" {title}" for title in titles), *phrases * 20], trainer)
+    told = [f" {title}" for title in titles] if how == "pieces" else []
+    made.train_from_iterator([*told, *phrases * 20], trainer)
+    if how == "whole":
+        made.add_tokens([AddedToken(f" {title}", single_word=True, normalized=False) for title in titles])
     return PreTrainedTokenizerFast(
         tokenizer_object=made, pad_token="[PAD]", bos_token="[BOS]", eos_token="[EOS]", padding_side="left"
     )
@@ -85,6 +104,7 @@ def new_model(config: SmallLMConfig, tokenizer: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     width, n_layers, d_ff = SIZES[config.size]
+    n_layers = config.n_layers or n_layers
     heads = width // HEAD_WIDTH
     settings = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -119,17 +139,18 @@ def pretrain(
     say: Callable[[str], Any] = print,
     device: str | None = None,
 ) -> Path:
-    """Make a tokenizer and a model and write them to a folder that transformers opens.
+    """Make a tokenizer and a model and write them to a folder that transformers opens; go on where a call was killed.
 
     Errors: `ExtraError` without [llm]; `DiskError` when the folder exists; `ConfigError` for a context that is too
     short for a prompt.
     """
-    tokenizer = train_tokenizer(sequences.titles, prompts, config.pieces)
+    tokenizer = train_tokenizer(sequences.titles, prompts, config.pieces, config.titles)
     model = new_model(config, tokenizer)
     texts = Prompts(tokenizer, sequences.titles, prompts, config.context)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    began = time.perf_counter()
-    history = _train(model.to(device), texts, sequences, config, tokenizer.convert_tokens_to_ids("[PH]"), say)
+    began, kept = time.perf_counter(), Path(out).with_name(Path(out).name + ".checkpoint.pt")
+    slot = tokenizer.convert_tokens_to_ids("[PH]")
+    history = _train(model.to(device), texts, sequences, config, slot, say, kept)
     seconds = time.perf_counter() - began
     with new_folder(out) as folder:
         model.to("cpu").save_pretrained(folder)
@@ -138,10 +159,13 @@ def pretrain(
         facts |= {"sequences": sequences.fingerprint, "n_parameters": sum(p.numel() for p in model.parameters())}
         facts |= {"seconds": seconds, "history": history, "title_tokens": float(texts.answers.size.mean() - 1)}
         write_json(folder / "pretraining.json", facts)
+    kept.unlink(missing_ok=True)
     return Path(out)
 
 
-def _train(model: Any, texts: Prompts, sequences: Sequences, config: SmallLMConfig, slot: int, say: Any) -> list[dict]:
+def _train(
+    model: Any, texts: Prompts, sequences: Sequences, config: SmallLMConfig, slot: int, say: Any, kept: Path
+) -> list[dict]:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     ids = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in ids]
@@ -149,8 +173,9 @@ def _train(model: Any, texts: Prompts, sequences: Sequences, config: SmallLMConf
         torch.optim.Muon(matrices, lr=config.matrix_lr, weight_decay=0.0),
         torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-    rows, read, step, history = sequences.rows("train"), 0, 0, []
-    total = answers = 0.0
+    rows, told = sequences.rows("train"), {}
+    mark = f"{sequences.fingerprint} {texts.fingerprint} {config.model_dump_json()}"
+    read, step, history = _resume(kept, mark, model, steppers)
     model.train()
     while read < config.tokens:
         done = read / config.tokens
@@ -158,19 +183,36 @@ def _train(model: Any, texts: Prompts, sequences: Sequences, config: SmallLMConf
         rate = min(1.0, (step + 1) / 40) * max(0.02, min(1.0, (1 - done) / 0.5))
         for stepper, base in zip(steppers, (config.matrix_lr, config.lr)):
             stepper.param_groups[0]["lr"] = base * rate
-        loss, told = _loss(model, ids_, weight, slot, texts.pad)
+        loss, answers = _loss(model, ids_, weight, slot, texts.pad)
         loss.backward()
         for stepper in steppers:
             stepper.step()
             stepper.zero_grad(set_to_none=True)
+        told.setdefault(kind_of(config, step, done), []).append(answers)
         read, step = read + ids_.size, step + 1
-        total, answers = total + float(loss.detach()), answers + told
         if step % 50 == 0 or read >= config.tokens:
-            n = 50 if step % 50 == 0 else step % 50
-            history.append({"step": step, "tokens": read, "loss": total / n, "answer_loss": answers / n})
-            say(f"{read:>12,} tokens  loss {total / n:.3f}  answers {answers / n:.3f} nats a token")
-            total = answers = 0.0
+            nats = {kind: float(np.mean(values)) for kind, values in sorted(told.items())}
+            history.append({"step": step, "tokens": read, "nats": nats})
+            say(f"{read:>12,} tokens, nats a token told: " + ", ".join(f"{k} {v:.3f}" for k, v in nats.items()))
+            told = {}
+        if config.checkpoint_every and step % config.checkpoint_every == 0 and read < config.tokens:
+            state = {"mark": mark, "step": step, "read": read, "history": history, "model": model.state_dict()}
+            with new_file(kept) as beside:
+                torch.save(state | {"steppers": [stepper.state_dict() for stepper in steppers]}, beside)
     return history
+
+
+def _resume(kept: Path, mark: str, model: Any, steppers: Sequence[Any]) -> tuple[int, int, list[dict]]:
+    """Tokens read, steps and history of a checkpoint of the same settings, put into model and steppers."""
+    if not kept.is_file():
+        return 0, 0, []
+    found = torch.load(kept, weights_only=True, map_location=model.device)
+    if found["mark"] != mark:
+        return 0, 0, []
+    model.load_state_dict(found["model"])
+    for stepper, state in zip(steppers, found["steppers"]):
+        stepper.load_state_dict(state)
+    return found["read"], found["step"], found["history"]
 
 
 def _loss(model: Any, ids: np.ndarray, weight: np.ndarray, slot: int, pad: int) -> tuple[torch.Tensor, float]:
@@ -187,23 +229,36 @@ def _loss(model: Any, ids: np.ndarray, weight: np.ndarray, slot: int, pad: int) 
     return (each * w).sum() / w.sum(), float(each.detach()[w == 1].mean())
 
 
+def kind_of(config: SmallLMConfig, step: int, done: float) -> Text:
+    """Tell what batch number `step` is: a history, questions with their answers, or lists to copy from."""
+    drawn = generator(config.seed, "kind of text", step).random()
+    if drawn < config.history_share:
+        return "history"
+    return "next" if drawn < config.history_share + config.next_share else "copy"
+
+
 def make_text(
     texts: Prompts, rows: Rows, config: SmallLMConfig, step: int, done: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give one batch of pretraining: token ids and weights [B, L], a function of seed, step and progress alone.
 
-    A `history_share` of the batches are real histories told title by title. The others are lists that grow until 0.4 of
-    the way, followed by picks out of them, each by its cue; from there on more and more of them are whole prompts, of
-    random histories.
+    Histories are told title by title. Questions tell their answer, and their past at a weight of 0.3. The others are
+    lists that grow until 0.4 of the way, followed by picks out of them, each by its cue; from there on more and more of
+    them are whole prompts, of random histories.
     """
-    draw = generator(config.seed, "pretraining", step)
-    is_history = bool(draw.random() < config.history_share)
+    draw, kind = generator(config.seed, "pretraining", step), kind_of(config, step, done)
     is_whole = bool(draw.random() < done - 0.3)
-    if is_history:
+    if kind == "history":
         n = _n_rows(config, PAST + 2)
         chosen = rows.take(np.sort(draw.integers(len(rows), size=n)))
         none = np.zeros((n, 0), np.int64)
         return _text(texts, _template(draw, texts, n), chosen.history(PAST), none, none, config)
+    if kind == "next":
+        n = _n_rows(config, 4 + HISTORY + N_CANDIDATES + 1)
+        chosen = rows.take(np.sort(draw.integers(len(rows), size=n)))
+        listed = _asked(draw, chosen)
+        answer = chosen.target[:, None]
+        return _text(texts, _template(draw, texts, n), chosen.history(HISTORY), listed, answer, config, past=TOLD)
     n_list = N_CANDIDATES if is_whole else round(2 + (N_CANDIDATES - 2) * min(1.0, done / 0.4))
     n_picks = 2 if is_whole else min(config.picks, n_list)
     past = HISTORY if is_whole else 0
@@ -213,6 +268,23 @@ def make_text(
     order = draw.permuted(np.tile(np.arange(n_list), (n, 1)), axis=1)[:, :n_picks]
     picks = np.take_along_axis(listed, order, axis=1)
     return _text(texts, _template(draw, texts, n), items[:, :past], listed, picks, config)
+
+
+def _asked(draw: np.random.Generator, rows: Rows) -> np.ndarray:
+    """Give lists for training rows: the answer among items outside what training shows of its user, at any place.
+
+    What is held out of a user may stand beside the answer as any other item may: it is not known here.
+    """
+    s = rows.sequences
+    users, place = np.unique(rows.user, return_inverse=True)
+    is_out = np.zeros((len(users), s.n_items), bool)
+    mask = s.in_train & np.isin(s.owner, users)
+    is_out[np.searchsorted(users, s.owner[mask]), s.item[mask]] = True
+    race = draw.random((len(rows), s.n_items), dtype=np.float32)
+    race[is_out[place]] = 2.0
+    listed = np.argpartition(race, N_CANDIDATES - 1, axis=1)[:, :N_CANDIDATES]
+    listed[:, 0] = rows.target
+    return draw.permuted(listed, axis=1)
 
 
 def _n_rows(config: SmallLMConfig, n_pieces: int) -> int:
@@ -225,13 +297,20 @@ def _template(draw: np.random.Generator, texts: Prompts, n: int) -> np.ndarray:
 
 
 def _text(
-    texts: Prompts, template: np.ndarray, past: np.ndarray, listed: np.ndarray, picks: np.ndarray, config: SmallLMConfig
+    texts: Prompts,
+    template: np.ndarray,
+    history: np.ndarray,
+    listed: np.ndarray,
+    picks: np.ndarray,
+    config: SmallLMConfig,
+    *,
+    past: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put a batch together; what is told in full are picks and, where no list follows, the past."""
+    """Put a batch together; what is told in full are picks and, where no list follows, the history."""
     n = len(template)
     parts = [np.full((n, 1), texts.begin)]
-    if past.shape[1]:
-        parts += [texts.phrase(template, 0)[:, None], past]
+    if history.shape[1]:
+        parts += [texts.phrase(template, 0)[:, None], history]
     if listed.shape[1]:
         cue = np.broadcast_to(texts.phrase(template, 2)[:, None], picks.shape)
         answers = np.stack([cue, picks.astype(np.int64) + texts.n_items], axis=2).reshape(n, -1)
@@ -239,8 +318,11 @@ def _text(
     pieces = np.concatenate(parts, axis=1).astype(np.int64)
     ids, is_token, where = texts.pieces.right_aligned(pieces, texts.pad)
     owner = np.take_along_axis(pieces, where, axis=1)
-    is_told = owner < texts.n_items if not listed.shape[1] else (owner >= texts.n_items) & (owner < 2 * texts.n_items)
-    weight = np.where(is_token & (ids != SLOT), np.where(is_told, 1.0, config.list_weight), 0.0)
+    is_title, is_past = owner < texts.n_items, where < 2 + history.shape[1]
+    is_answer = (owner >= texts.n_items) & (owner < 2 * texts.n_items)
+    told = past if listed.shape[1] else 1.0
+    weight = np.where(is_answer, 1.0, np.where(is_title & is_past, told, config.list_weight))
+    weight = np.where(is_token & (ids != SLOT), weight, 0.0)
     if ids.shape[1] > texts.context:
         fix = "choose a longer context"
         raise ConfigError(f"at most {texts.context} tokens", f"a text of {ids.shape[1]}", where="pretraining", fix=fix)
