@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,20 @@ import torch
 from habitus.apps.ilora.model import open_causal
 from habitus.apps.ilora.prepare import Prepared
 from habitus.apps.ilora.prompts import SLOT, Prompts
-from habitus.apps.ilora.small_lm import SmallLMConfig, _loss, make_text, new_model, pretrain, read_pretraining
+from habitus.apps.ilora.small_lm import (
+    SmallLMConfig,
+    _loss,
+    kind_of,
+    make_text,
+    new_model,
+    pretrain,
+    read_pretraining,
+    train_tokenizer,
+)
 from habitus.core.errors import ConfigError
 
-MINI = SmallLMConfig(size="mini", pieces=400, tokens=4000, rows=6, history_share=0.5)
+MINI = SmallLMConfig.parse({"size": "mini", "pieces": 400, "tokens": 4000, "rows": 6, "history_share": 0.5})
+ASKED = MINI.model_copy(update={"history_share": 0.3, "next_share": 0.6})
 
 
 def test_the_written_start_copies_and_a_random_one_does_not(prepared: Prepared, prompts: Prompts):
@@ -41,6 +52,81 @@ def test_texts_hold_no_item_of_validation_or_test(prepared: Prepared, prompts: P
         assert not set(past[past >= 0]) & held[user]
         n += 1
     assert n == len(rows) > 50
+
+
+def test_no_text_changes_with_what_is_held_out(prepared: Prepared, prompts: Prompts):
+    """Other items in validation and test, of unseen users in all places: every text stays as it is."""
+    s = prepared.sequences
+    item = s.item.copy()
+    item[~s.in_train] = (item[~s.in_train] + 1) % s.n_items
+    other = replace(s, item=item).rows("train")
+    for step in range(40):
+        one, same = (make_text(prompts, rows, ASKED, step, 0.7) for rows in (s.rows("train"), other))
+        assert np.array_equal(one[0], same[0])
+        assert np.array_equal(one[1], same[1])
+
+
+def test_questions_are_those_of_train_rows_with_their_answers(prepared: Prepared, prompts: Prompts):
+    rows, mark = prepared.sequences.rows("train"), prompts.end
+    step = next(step for step in range(20) if kind_of(ASKED, step, 0.0) == "next")
+    ids, weight = make_text(prompts, rows, ASKED, step, 0.0)
+    asked = {tuple(past[past >= 0]): set() for past in rows.history()}
+    for past, target in zip(rows.history(), rows.target):
+        asked[tuple(past[past >= 0])].add(int(target))
+    names = [tuple(prompts.tokens(f" {title}")) for title in prompts.titles]
+    for row, w in zip(ids, weight):
+        where = np.flatnonzero(row == SLOT)
+        titles = [
+            tuple(row[a + 1 : a + 1 + len(name)]) for a, name in ((a, _name_at(row, a, names)) for a in where.tolist())
+        ]
+        items = [names.index(title) for title in titles]
+        past, listed = tuple(items[:-20]), items[-20:]
+        answer = names.index(tuple(row[w == 1][:-1]))
+        assert row[-1] == mark
+        assert answer in listed
+        assert answer in asked[past]
+        assert len(set(listed)) == 20
+        assert not set(listed) & set(past)
+
+
+def _name_at(row: np.ndarray, slot: int, names: list[tuple[int, ...]]) -> tuple[int, ...]:
+    return max((name for name in names if tuple(row[slot + 1 : slot + 1 + len(name)]) == name), key=len)
+
+
+def test_whole_titles_are_one_piece_each(prepared: Prepared, prompts: Prompts):
+    titles = ["Alien", "Aliens", "Alien 3", "M", "Señor (1999)", *prepared.sequences.titles]
+    made = train_tokenizer(titles, prompts.config, 300, "whole")
+    for title in titles:
+        ids = made(f" {title}", add_special_tokens=False)["input_ids"]
+        assert len(ids) == 1
+        assert made.decode(ids) == f" {title}"
+
+
+def test_killed_pretraining_goes_on_to_the_same_model(prepared: Prepared, prompts: Prompts, tmp_path: Path):
+    config = ASKED.model_copy(update={"checkpoint_every": 2, "tokens": 2500, "titles": "whole", "n_layers": 3})
+
+    def die(_: str):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(prepared.sequences, prompts.config, config, tmp_path / "killed", say=die)
+    assert not (tmp_path / "killed").exists()
+    assert (tmp_path / "killed.checkpoint.pt").is_file()
+    for name in ("killed", "whole"):
+        pretrain(prepared.sequences, prompts.config, config, tmp_path / name, say=lambda _: None)
+    one, other = (open_causal(tmp_path / name)[0] for name in ("killed", "whole"))
+    assert len(one.model.layers) == 3
+    for p, q in zip(one.parameters(), other.parameters()):
+        assert torch.equal(p, q)
+    assert not (tmp_path / "killed.checkpoint.pt").exists()
+
+
+def test_every_head_of_the_written_start_can_move(prompts: Prompts):
+    """A head whose query, key, value and output are all zeros has no gradient for ever."""
+    model = new_model(MINI, prompts.tokenizer)
+    for layer in model.model.layers:
+        heads = layer.self_attn.v_proj.weight.reshape(-1, layer.self_attn.head_dim, model.config.hidden_size)
+        assert (heads.abs().sum(dim=(1, 2)) > 0).all()
 
 
 def test_texts_are_a_function_of_seed_and_step(prepared: Prepared, prompts: Prompts):
