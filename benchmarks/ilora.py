@@ -60,9 +60,13 @@ def exactness() -> None:
         record("ilora", f"uniform gate against PEFT LoRA: {name}", value, note=note)
 
 
-def rules(seeds: int, steps: int) -> None:
+RATES = {"linear": 10.0, "uniform": 1.0, "random": 1.0, "resnet": 1.0}
+
+
+def rules(seeds: int, steps: int, names: list[str]) -> None:
     """Half the users take the candidate of the last item's genre, half the other; only their state says who is who."""
-    for name, rate in (("uniform", 1.0), ("random", 1.0), ("linear", 10.0), ("resnet", 1.0)):
+    for name in names:
+        rate = RATES[name]
         found = [_rules(GateConfig(name=name, seed=seed), rate, seed, steps) for seed in range(seeds)]  # pyright: ignore
         right = [one["right"] for one in found]
         spread = (
@@ -205,6 +209,7 @@ def main() -> None:
     parser.add_argument("--stores", type=Path, help="Make the stores of both logs in this folder, and stop.")
     parser.add_argument("--study", type=Path, action="append", default=[], help="A study, judged: record its figures.")
     parser.add_argument("--cache", type=Path, help="An adapter: time it with and without the prefix cache.")
+    parser.add_argument("--gate", choices=list(RATES), action="append", default=[], help="World of two rules alone.")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--lm", type=Path)
     parser.add_argument("--states", type=Path)
@@ -216,9 +221,12 @@ def main() -> None:
         of_study(run)
     if asked.cache:
         cache(asked.cache, asked.data, asked.lm, asked.states, asked.users)
-    if not (asked.stores or asked.study or asked.cache):
+    seeds = 1 if asked.size == "small" else 3
+    if asked.gate:
+        rules(seeds, 400, asked.gate)
+    elif not (asked.stores or asked.study or asked.cache):
         exactness()
-        rules(1 if asked.size == "small" else 3, 400)
+        rules(seeds, 400, list(RATES))
 
 
 if __name__ == "__main__":
