@@ -14,6 +14,7 @@ RECIPE = """
 name = "tiny"
 app = "advisor"
 baselines = "light"
+n_checked = 12
 valid = "2021-05-28"
 n_refit = 3
 train = { first = "2020-09-18", every = 84, n = 3 }
@@ -54,6 +55,15 @@ def test_every_row_is_judged_on_the_same_cases(run):
             pref, prof, comb = (row[cases][figure]["value"] for figure in ("pref", "prof", "comb"))
             assert comb <= min(pref, prof), name
         assert name in said
+        if name not in ("multi, comb, fitting only", "multi, no market, comb"):  # these may name nothing
+            assert row["all"]["fit"]["n"] == rows["random"]["all"]["fit"]["n"] > 0
+    assert rows["multi, comb, fitting only"]["all"]["fit"]["value"] == 1.0
+    found = metrics["citations"]
+    assert found["share_in_graph"] == found["share_dated"] == 1.0
+    assert found["share_of_asset"] + found["share_of_customer"] == pytest.approx(1)
+    assert {part["by"] for part in metrics["slices"]} == {"activity", "type", "declared class", "market phase"}
+    assert sum(row["share"] for row in metrics["categories"]) == pytest.approx(1)
+    assert "stand in the retrieved graph" in said
     assert habitus("evaluate", run).splitlines()[-2:] == said.splitlines()[-2:]  # from the cases kept
 
 
@@ -74,6 +84,8 @@ def test_an_answer_cites_and_a_page_draws(run, tmp_path):
     assert "<svg" in page
     assert "http" not in page  # nothing is fetched
     assert all(each["isin"] in page for each in first["assets"])
+    for section in ("Does it fit the customer?", "Do the citations hold?", "By category of the assets named"):
+        assert section in page
 
 
 def test_what_goes_wrong_says_what_to_do(run, tmp_path):
@@ -86,6 +98,9 @@ def test_what_goes_wrong_says_what_to_do(run, tmp_path):
     assert "no such file" in habitus("build", tmp_path, "--out", tmp_path / "g", code=1)
     assert not (tmp_path / "g").exists()
     assert "pref, prof or comb" in habitus("advise", run, "--customer", "C0000003", *asked, "--objective", "x", code=1)
+    assert "off, warn or filter" in habitus(
+        "advise", run, "--customer", "C0000003", *asked, "--suitability", "x", code=1
+    )
     late = RECIPE.replace('valid = "2021-05-28"', 'valid = "2021-07-28"')
     (tmp_path / "late.toml").write_text(late)
     places = ("--source", run, "--graph", run, "--out", tmp_path / "r")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,11 +229,16 @@ def _summary_quads(graph: str, *, kind: str = "PriceSummary", extra: tuple[str, 
 
 @dataclass(frozen=True)
 class DayGraph:
-    """The market graph of one day, in memory. `store` holds the graphs assets, prices and day."""
+    """The market graph of one day, in memory. `store` holds the graphs assets, prices and day.
+
+    `kept` and `lines` remember nodes that were asked for, and how they are written: they are the same for everybody.
+    """
 
     store: ox.Store
     day: int
     code: dict[str, int]
+    kept: dict[str, list[Any]] = field(default_factory=dict)
+    lines: dict[str, str] = field(default_factory=dict)
 
     def reach(self, first: np.ndarray, isins: np.ndarray) -> np.ndarray:
         """Ask which assets stage 2 may find after these seeds (codes): bool [1, A]."""

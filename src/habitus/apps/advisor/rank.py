@@ -107,8 +107,8 @@ def rows_at(view: View, customers: np.ndarray, retrieval: RetrievalConfig) -> Ro
     found = retrieve_many(view, trades, retrieval)
     x, outcome = features(view, trades, found, market=retrieval.market), view.outcome(customers)
     keep, assets = found.assets >= 0, np.maximum(found.assets, 0)
-    grade = sum(np.take_along_axis(which, assets, 1).astype(np.int8) for which in (outcome.bought, outcome.good))
-    return Rows(x[keep], grade[keep], keep.sum(axis=1))
+    bought, good = (np.take_along_axis(which, assets, 1).astype(np.int8) for which in (outcome.bought, outcome.good))
+    return Rows(x[keep], (bought + good)[keep], keep.sum(axis=1))
 
 
 def active_customers(view: View) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from habitus.apps.advisor.graph import NODES, TRADES_OF, DayGraph, checked, iso
 from habitus.apps.advisor.market import Trades, View
 from habitus.apps.advisor.select import RetrievalConfig, Retrieved, retrieve_many
-from habitus.apps.advisor.text import to_jsonld, to_nodes, tokens
+from habitus.apps.advisor.text import node_lines, of_lines, tokens
 from habitus.core.errors import SourceError
 
 if TYPE_CHECKING:
@@ -90,10 +89,11 @@ def retrieve(store: ox.Store, day: DayGraph, view: View, customer: str, config: 
     chosen = {found.retrieved for found in kept}
     own = [t for node in personal if node.retrieved in chosen for t in node.triples]
     others = [t for node in market if node.retrieved in chosen for t in node.triples]
+    texts = [of_lines(node.line for node in part if node.retrieved in chosen) for part in (personal, market)]
     counts = {
         "transactions": len(ids), "first": int((first >= 0).sum()), "candidates": int(found.n_candidates[0]),
         "assets": int((found.assets >= 0).sum()), "nodes": len(kept), "dropped": dropped,
-        "triples": len(own) + len(others), "tokens": tokens(to_jsonld(own)) + tokens(to_jsonld(others)),
+        "triples": len(own) + len(others), "tokens": sum(tokens(text) for text in texts),
     }  # fmt: skip
     return Subgraph(customer, view.day, own, others, found, trades, counts)
 
@@ -103,6 +103,7 @@ class _Node:
     retrieved: str
     score: float
     triples: list[Any]
+    line: str
 
 
 def _personal(
@@ -121,7 +122,9 @@ def _personal(
     )
     names = [row["n"].value for row in profiles] + [ids[at] for at in of_first]
     scores = [1000.0] * (len(names) - len(of_first)) + [95 - 0.9 * place for place in range(len(of_first))]
-    return _nodes(store, names, scores, [graph])
+    of = _asked(store, names, [graph])
+    score = dict(zip(names, scores, strict=True))
+    return [_Node(name, score[name], of[name], node_lines(of[name])[0]) for name in dict.fromkeys(names) if name in of]
 
 
 def _market(day: DayGraph, view: View, assets: np.ndarray, config: RetrievalConfig) -> list[_Node]:
@@ -139,35 +142,42 @@ def _market(day: DayGraph, view: View, assets: np.ndarray, config: RetrievalConf
     scores = [100.0 - place for place in range(len(names))]
     scores += [99.5 - place for place in range(len(open_ones))] + [40.0 - place for place in range(len(older))]
     graphs = [ox.NamedNode(f"urn:habitus:ns:{name}") for name in ("assets", "prices", "day")]
-    inside = set(names)
-    return _nodes(day.store, names + open_ones + older, scores, graphs, inside)
+    every = names + open_ones + older
+    missing = [name for name in every if name not in day.kept]
+    fresh = _asked(day.store, missing, graphs)
+    day.kept.update({name: fresh.get(name, []) for name in missing})
+    score, inside = dict(zip(every, scores, strict=True)), set(names)
+    found = []
+    for name in every:
+        triples = day.kept.get(name, [])
+        if name in inside:  # edges between assets only where both are retrieved
+            triples = [each for each in triples if not _leads_out(each, inside)]
+            line = node_lines(triples)[0] if triples else ""
+        elif triples:
+            line = day.lines.get(name) or day.lines.setdefault(name, node_lines(triples)[0])
+        if triples:
+            found.append(_Node(name, score[name], triples, line))
+    return found
 
 
-def _nodes(
-    store: ox.Store, names: list[str], scores: list[float], graphs: list[Any], inside: set[str] | None = None
-) -> list[_Node]:  # fmt: skip
-    """Fetch nodes with all their facts; edges between assets only where both are retrieved."""
+def _leads_out(triple: Any, inside: set[str]) -> bool:
+    return triple.predicate.value.endswith(":boughtWith") and triple.object.value not in inside
+
+
+def _asked(store: ox.Store, names: list[str], graphs: list[Any]) -> dict[str, list[Any]]:
+    """Fetch nodes with all their facts, in a fixed order."""
     if not names:
-        return []
+        return {}
     triples: Any = store.query(NODES.format(nodes=" ".join(f"<{name}>" for name in names)), default_graph=graphs)
     of: dict[str, list[Any]] = {}
     for triple in triples:
-        if triple.predicate.value.endswith(":boughtWith") and triple.object.value not in (inside or ()):
-            continue
         of.setdefault(triple.subject.value, []).append(triple)
-    score = dict(zip(names, scores, strict=True))
-    return [_Node(name, score[name], sorted(of[name], key=str)) for name in dict.fromkeys(names) if name in of]
+    return {name: sorted(facts, key=str) for name, facts in of.items()}
 
 
 def _within(nodes: list[_Node], config: RetrievalConfig) -> tuple[list[_Node], int]:
     """Keep the best nodes while triples and tokens hold; the lowest-scored are dropped whole."""
-    cost = np.array([[len(node.triples), _cost(node.triples)] for node in nodes]).reshape(-1, 2).cumsum(axis=0)
+    cost = np.array([[len(node.triples), tokens(node.line) + 1] for node in nodes]).reshape(-1, 2).cumsum(axis=0)
     fits = (cost[:, 0] <= config.max_triples) & (cost[:, 1] <= config.max_tokens - CONTEXT_TOKENS)
     n = int(fits.sum())
     return nodes[:n], len(nodes) - n
-
-
-def _cost(triples: Iterable[Any]) -> int:
-    import json
-
-    return sum(tokens(json.dumps(node, separators=(",", ":"))) + 1 for node in to_nodes(triples))

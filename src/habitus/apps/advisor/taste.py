@@ -30,7 +30,7 @@ class Tastes:
 
         The mean over the fits; rows sum to 1. A customer without a buy gets the mean of all groups.
         """
-        return sum(_posterior(counts, share, weight) @ share for share, weight in self.fits) / len(self.fits)
+        return np.mean([_posterior(counts, share, weight) @ share for share, weight in self.fits], axis=0)
 
 
 def fit_tastes(counts: Any, *, n_groups: int = N_GROUPS, n_fits: int = N_FITS, seed: int = 0) -> Tastes:

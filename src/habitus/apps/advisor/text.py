@@ -75,7 +75,16 @@ def _value(term: Any) -> Any:
 
 def to_jsonld(triples: Iterable[ox.Triple]) -> str:
     """Write compact JSON-LD, one node a line."""
-    lines = [json.dumps(node, separators=(",", ":"), ensure_ascii=False) for node in to_nodes(triples)]
+    return of_lines(node_lines(triples))
+
+
+def node_lines(triples: Iterable[ox.Triple]) -> list[str]:
+    """Write one line per node, as they stand in `to_jsonld`."""
+    return [json.dumps(node, separators=(",", ":"), ensure_ascii=False) for node in to_nodes(triples)]
+
+
+def of_lines(lines: Iterable[str]) -> str:
+    """Frame lines of nodes as a document."""
     context = json.dumps(CONTEXT, separators=(",", ":"))
     return f'{{"@context":{context},"@graph":[\n' + ",\n".join(lines) + "\n]}"
 
