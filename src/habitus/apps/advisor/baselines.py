@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from habitus.apps.advisor.market import Market, Trades, View
+from habitus.apps.advisor.market import Market, Trades, View, profile_codes
 from habitus.core.errors import require
 from habitus.core.seeds import derive, generator, uniforms
-from habitus.data.sources.far_trans_world import Law
+from habitus.data.sources.far_trans_world import RISKS, Law
 
 PRICE_MODELS = ("linear", "forest", "LightGBM")
 LEARNT = ("MF-BPR", "LightGCN")
@@ -75,6 +76,7 @@ class Baselines:
             made["hybrid LambdaMART"] = self.hybrid(made)
         if self.truth is not None:
             made["oracle P(buy)"] = self.oracle(view, trades)
+            made["oracle, taste inferred"] = self.observer(view, trades)
         return made
 
     def oracle(self, view: View, trades: Trades) -> np.ndarray:
@@ -88,6 +90,36 @@ class Baselines:
         parts = law.buy_probability(who, units[:, place] > 1e-4, view.is_open[None, place], momentum)
         p = np.zeros(units.shape)
         p[:, place] = sum(parts)
+        return p
+
+    def observer(self, view: View, trades: Trades) -> np.ndarray:
+        """Give the probability of each asset at a next buy to somebody who knows the law, but of a customer only what
+        stands in the graph: trades and the declared class. Taste, and an unknown class, follow from buys by Bayes.
+
+        It bounds what can be learnt, nearly: buys of the other ways count as a quarter drawn from what all buy.
+        """
+        assert self.truth is not None
+        law, isin, _ = self.truth
+        place = np.searchsorted(view.market.source.isins, isin)
+        crowd = (view.buys[10**6][place] + 0.5) / (view.buys[10**6][place] + 0.5).sum()
+        share = np.exp(law.base) * law.tradable
+        likely = 0.75 * share / share.sum(axis=1, keepdims=True) + 0.25 * crowd
+        counts = trades.matrix(trades.is_buy.astype(np.float64), view.n_assets)[:, place]
+        prior = np.log(np.bincount(law.combo, minlength=len(law.base)) + 1e-9)
+        odds = counts @ np.log(likely).T + prior
+        declared = profile_codes(view, "risk", RISKS)[trades.customers]
+        is_out = (declared >= 0)[:, None] & (np.arange(len(law.base)) % len(RISKS) != declared[:, None])
+        odds = np.where(is_out, -np.inf, odds)
+        belief = np.exp(odds - odds.max(axis=1, keepdims=True))
+        belief /= belief.sum(axis=1, keepdims=True)
+        units = trades.matrix(np.where(trades.is_buy, trades.units, -trades.units), view.n_assets)
+        momentum = np.nan_to_num(np.log1p(view.back(63)))[None, place]
+        guess = replace(law, base=belief @ law.base, combo=np.arange(len(belief)))
+        held, rule, _ = guess.buy_probability(guess.combo, units[:, place] > 1e-4, view.is_open[None, place], momentum)
+        taste = belief @ (share * view.is_open[place])
+        taste /= np.maximum(taste.sum(axis=1, keepdims=True), 1e-30)
+        p = np.zeros(units.shape)
+        p[:, place] = held + rule + (1 - held.sum(1) - rule.sum(1))[:, None] * taste
         return p
 
 

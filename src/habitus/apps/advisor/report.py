@@ -46,6 +46,9 @@ def _more_lines(metrics: Mapping[str, Any]) -> list[str]:
     for row in metrics["categories"]:
         cells = [f"{figure} {_number(row[figure]['value'])}" for figure in ("bought", "rises", "fits")]
         made.append(f"named {row['category']:<10} {row['share']:>6.1%} of places: {', '.join(cells)}")
+    for row, part in metrics["gap_closed"].items():
+        shares = ", ".join(f"{share:.2f} ({which})" for which, share in part.items())
+        made.append(f"of the way from popularity to the oracle in Pref@3, {row} goes {shares}")
     found = metrics["citations"]
     return [*made, citation_words(found)] if found else made
 

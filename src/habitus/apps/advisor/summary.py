@@ -77,15 +77,18 @@ def _differences(cases: dict[str, np.ndarray], sure: Intervals, ways: list[str])
     return rows
 
 
-def _gap_closed(rows: dict[str, Any], ways: list[str]) -> dict[str, float] | None:
-    """The part of the way from popularity to the oracle in Pref@3; None where the oracle is unknown or no better."""
-    found = {}
-    for which in ("all", "cond"):
-        low, high, own = (rows.get(name, {}).get(which, {}).get("pref", {}).get("value")
-                          for name in ("popularity", "oracle P(buy)", f"{ways[0]}, pref"))  # fmt: skip
-        if low is None or high is None or own is None or high <= low:
-            return None
-        found[which] = (own - low) / (high - low)
+def _gap_closed(rows: dict[str, Any], ways: list[str]) -> dict[str, dict[str, float]]:
+    """The part of the way from popularity to the oracle in Pref@3, of the first way and of the law with taste inferred;
+    nothing where the oracle is unknown or no better than popularity."""
+    found: dict[str, dict[str, float]] = {}
+    if not {"popularity", "oracle P(buy)"} <= rows.keys():
+        return found
+    for name in (f"{ways[0]}, pref", "oracle, taste inferred"):
+        for which in ("all", "cond"):
+            low, high, own = (rows.get(row, {}).get(which, {}).get("pref", {}).get("value")
+                              for row in ("popularity", "oracle P(buy)", name))  # fmt: skip
+            if low is not None and high is not None and own is not None and high > low:
+                found.setdefault(name, {})[which] = (own - low) / (high - low)
     return found
 
 

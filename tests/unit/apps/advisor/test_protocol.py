@@ -6,7 +6,7 @@ from math import comb
 
 import numpy as np
 
-from habitus.apps.advisor.baselines import latest_holdings, user_knn
+from habitus.apps.advisor.baselines import Baselines, latest_holdings, user_knn
 from habitus.apps.advisor.prompt import read_answer
 from habitus.apps.advisor.protocol import Intervals, judge_lists, judge_scores, tail_recall, top
 from habitus.data.sources.far_trans_world import read_truth
@@ -125,3 +125,17 @@ def test_answers_are_read_strictly():
     assert not found.is_unparsable
     assert read_answer("GR0000000011 is best", known).is_unparsable
     assert read_answer("", known).isins == []
+
+
+def test_who_knows_the_law_but_not_the_taste_stands_between_the_crowd_and_the_oracle(small):
+    """By the mean log of the probability given to assets bought later; the crowd's shares are given, too."""
+    rows, people = Baselines(small.market, read_truth(small.folder), has_learnt=False), np.arange(150)
+    trades, bought = small.view.trades(people), small.view.outcome(people).bought & small.view.is_open
+    crowd = (small.view.buys[10**6] + 0.5) * small.view.is_open
+    given = {"crowd": np.broadcast_to(crowd / crowd.sum(), bought.shape), "oracle": rows.oracle(small.view, trades),
+             "observer": rows.observer(small.view, trades)}  # fmt: skip
+    for p in (given["oracle"], given["observer"]):
+        np.testing.assert_allclose(p.sum(1), 1, rtol=1e-6)
+        assert p[:, ~small.view.is_open].max() == 0
+    said = {name: float(np.log(p[bought] + 1e-9).mean()) for name, p in given.items()}
+    assert said["crowd"] < said["observer"] < said["oracle"]
