@@ -27,6 +27,7 @@ from habitus.tasks.forecast import Heads, fit_calibration, forecast
 from habitus.tasks.lurm_recipe import LurmRecipe
 from habitus.tasks.recipe import Recipe
 from habitus.tasks.run import Run, start_run, update_metrics
+from habitus.tokens.days import day_table
 from habitus.tokens.loader import DayLoader, Inputs, prepare
 from habitus.tokens.spec import InputSpec, fit_spec
 from habitus.training.distributed import barrier, first_then_others, is_first, join, world_size
@@ -97,8 +98,9 @@ def train(
         from habitus.tasks.train_events import train_events
 
         return train_events(run)
-    with first_then_others():  # tables that are made once are found by the others
-        plan = _plan(run)
+    with first_then_others():  # the table that is made once is found by the others
+        day_table(run.store)
+    plan = _plan(run)
     searched = [_search(run, plan, seed) for seed in chosen.seeds]
     calibration = _calibrated(plan, [member for member, _ in searched]) if is_first() else {}
     members = [_refitted(run, plan, seed, m, fitted) for seed, (m, fitted) in zip(chosen.seeds, searched)]
