@@ -24,7 +24,8 @@ from benchmarks.record import record
 HERE = Path(__file__).parent
 DAY = 18_963  # 2021-12-02
 CLASSES = ((1, 3), (4, 20), (21, 100), (101, 10**9))
-WAYS = {"multi": {}, "parallel": {"path": "parallel"}, "off": {"path": "off"}, "multi, no market": {"market": False}}
+WAYS = {"multi": {}, "parallel": {"path": "parallel", "momentum": 0.5}, "off": {"path": "off"},
+        "multi, no market": {"market": False}}  # fmt: skip
 
 
 def opened(source: Path) -> Any:
@@ -170,6 +171,22 @@ def rows(run: Path) -> None:
     for pair in found["differences"]:
         figure = f"{name}, {pair['row']} less {pair['against']}: {pair['figure']}, {pair['cases']} cases"
         _interval(figure, pair)
+    for row, parts in found["gap_closed"].items():
+        for which, share in parts.items():
+            record(
+                "advisor", f"{name}, {row}: share of the way from popularity to oracle, Pref@3, {which} cases", share
+            )
+    for part in found["slices"]:
+        for figure in ("comb", "fit"):
+            _interval(f"{name}, {part['row']}, {part['by']} {part['slice']}: {figure}", part[figure])
+    for part in found["categories"]:
+        for figure in ("bought", "rises", "fits"):
+            _interval(f"{name}, named of {part['category']}: {figure}", part[figure])
+    for figure, value in (found["citations"] or {}).items():
+        if isinstance(value, dict):
+            _interval(f"{name}, citations: {figure}", value)
+        else:
+            record("advisor", f"{name}, citations: {figure}", value)
     record("advisor", f"{name}: monthly return of the equal-weight market", found["market"])
     record("advisor", f"{name}: share of cases without a good buy", found["excluded_share_of_cond"])
 
