@@ -30,7 +30,7 @@ _OURS = "extras.safetensors"
 
 
 class IloraConfig(Config):
-    """One adapter: tuner, gate, and whether slots ever hold item vectors.
+    """One adapter: tuner, gate, whether slots ever hold item vectors, and how long these start beside token vectors.
 
     >>> IloraConfig().mix.n_experts
     4
@@ -39,6 +39,7 @@ class IloraConfig(Config):
     mix: MixConfig = Field(default_factory=lambda: MixConfig.parse({}))
     gate: GateConfig = Field(default_factory=lambda: GateConfig.parse({}))
     is_hybrid: bool = True
+    slot_scale: float = Field(1.0, ge=0)
     seed: int = 0
 
 
@@ -55,11 +56,11 @@ class Projector(nn.Module):
         self.scale = nn.Parameter(torch.tensor(1.0))
 
     @torch.no_grad()
-    def start(self, vectors: Tensor) -> None:
-        """Set the scale so that projected vectors are as long as token vectors."""
+    def start(self, vectors: Tensor, share: float = 1.0) -> None:
+        """Set the scale so that projected vectors are as long as token vectors, or a share of that."""
         self.scale.fill_(1.0)
         made = self.net(vectors) if len(vectors) else torch.ones(1)
-        self.scale.fill_(self.rms / float(made.square().mean().sqrt().clamp(min=1e-12)))
+        self.scale.fill_(share * self.rms / float(made.square().mean().sqrt().clamp(min=1e-12)))
 
     def forward(self, vectors: Tensor, is_known: Tensor) -> Tensor:
         return self.net(torch.where(is_known[..., None], vectors, self.unseen)) * self.scale
@@ -141,7 +142,7 @@ class InstanceLora(nn.Module):
             extras.mean.copy_(states.mean(dim=0))
             extras.std.copy_(states.std(dim=0).clamp(min=1e-6))
         self.extras[name] = extras.to(self.device)
-        extras.projector.start(self.vectors[self.is_known][:4096])
+        extras.projector.start(self.vectors[self.is_known][:4096], config.slot_scale)
         self.set_adapter(name)
 
     def set_adapter(self, name: str) -> None:

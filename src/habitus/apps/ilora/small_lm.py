@@ -99,8 +99,11 @@ def train_tokenizer(
     )
 
 
-def new_model(config: SmallLMConfig, tokenizer: Any) -> Any:
-    """Make an untrained Llama of a size of the dial, tied embeddings. The seed draws it."""
+def new_model(config: SmallLMConfig, tokenizer: Any, liked: tuple[Prompts, np.ndarray] | None = None) -> Any:
+    """Make an untrained Llama of a size of the dial, tied embeddings. The seed draws it.
+
+    `liked`: prompts of whole titles and how often training shows each; the start then copies what many had.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     width, n_layers, d_ff = SIZES[config.size]
@@ -126,8 +129,18 @@ def new_model(config: SmallLMConfig, tokenizer: Any) -> Any:
     if config.start == "copying":
         cue = tokenizer(":", add_special_tokens=False)["input_ids"][-1]
         slot = tokenizer.convert_tokens_to_ids("[PH]")
-        give_copying(model, slot=slot, cue=cue, end=tokenizer.eos_token_id, seed=config.seed)
+        more = {} if liked is None else _taste(*liked)
+        give_copying(model, slot=slot, cue=cue, end=tokenizer.eos_token_id, seed=config.seed, **more)
     return model
+
+
+def _taste(texts: Prompts, counts: np.ndarray) -> dict[str, Any]:
+    """The log count of each title's piece, standardised and halved; and how far back the middle of a list is."""
+    log = np.log(counts + 0.5)
+    taste = np.zeros(len(texts.tokenizer))
+    taste[texts.answers.flat[texts.answers.offsets[:-1]]] = (log - log.mean()) / max(float(log.std()), 1e-6) / 2
+    cue = texts.pieces.size[texts.phrase(np.zeros(1, np.int64), 2)[0]]
+    return {"taste": taste, "reach": float(N_CANDIDATES + cue)}
 
 
 def pretrain(
@@ -145,8 +158,9 @@ def pretrain(
     short for a prompt.
     """
     tokenizer = train_tokenizer(sequences.titles, prompts, config.pieces, config.titles)
-    model = new_model(config, tokenizer)
     texts = Prompts(tokenizer, sequences.titles, prompts, config.context)
+    is_liked = config.titles == "whole" and config.next_share > 0
+    model = new_model(config, tokenizer, (texts, sequences.popularity) if is_liked else None)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     began, kept = time.perf_counter(), Path(out).with_name(Path(out).name + ".checkpoint.pt")
     slot = tokenizer.convert_tokens_to_ids("[PH]")

@@ -48,7 +48,8 @@ class Arm(Config):
 class IloraRecipe(Config):
     """A study: prompts, the model made on the spot (`lm`), training, arms, seeds, and kinds of candidates.
 
-    `against` names the arm that differences are taken to.
+    `against` names the arm that differences are taken to. `slot_scale`: how long item vectors in slots start, beside
+    token vectors.
 
     >>> IloraRecipe.parse({"name": "x", "arms": {"LoRA": {"gate": {"name": "uniform"}}}}).against
     'LoRA'
@@ -63,6 +64,7 @@ class IloraRecipe(Config):
     seeds: tuple[int, ...] = (0,)
     kinds: tuple[Kind, ...] = ("uniform",)
     against: str = "LoRA"
+    slot_scale: float = Field(1.0, ge=0)
 
     def training_of(self, arm: str, seed: int) -> IloraTraining:
         """Give the training of an arm. Errors: `ConfigError` for an unknown key in it."""
@@ -73,7 +75,8 @@ class IloraRecipe(Config):
         """Give the adapter of an arm and seed: the seed draws factors, projector and gate."""
         chosen = self.arms[arm]
         gate = chosen.gate.model_copy(update={"seed": seed})
-        return IloraConfig(mix=chosen.mix, gate=gate, is_hybrid=chosen.is_hybrid, seed=seed)
+        given = {"is_hybrid": chosen.is_hybrid, "slot_scale": self.slot_scale, "seed": seed}
+        return IloraConfig(mix=chosen.mix, gate=gate, **given)
 
 
 def read_ilora_recipe(path: str | Path) -> IloraRecipe:
