@@ -11,7 +11,7 @@ import torch
 
 from habitus.apps.ilora.model import open_causal
 from habitus.apps.ilora.prepare import Prepared
-from habitus.apps.ilora.prompts import SLOT, Prompts
+from habitus.apps.ilora.prompts import SLOT, PromptConfig, Prompts
 from habitus.apps.ilora.small_lm import (
     SmallLMConfig,
     _loss,
@@ -119,6 +119,26 @@ def test_killed_pretraining_goes_on_to_the_same_model(prepared: Prepared, prompt
     for p, q in zip(one.parameters(), other.parameters()):
         assert torch.equal(p, q)
     assert not (tmp_path / "killed.checkpoint.pt").exists()
+
+
+def test_the_start_of_whole_titles_answers_with_what_many_had_out_of_the_list(prepared: Prepared):
+    s = prepared.sequences
+    config = MINI.model_copy(update={"titles": "whole", "next_share": 1.0})
+    tokenizer = train_tokenizer(s.titles, PromptConfig(), 300, "whole")
+    texts = Prompts(tokenizer, s.titles, PromptConfig(), 1024)
+    counts = np.arange(s.n_items) % 7 * 20  # not those of the log: what is written in must be what is read out
+    model = new_model(config, tokenizer, (texts, counts)).eval()
+    candidates = prepared.candidates("test")
+    batch = texts.batch(candidates.rows(s).history(), candidates.items)
+    mask = torch.from_numpy(batch.is_token).long()
+    ids = torch.from_numpy(np.where(batch.ids == SLOT, tokenizer.convert_tokens_to_ids("[PH]"), batch.ids))
+    place = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        top = model(input_ids=ids, attention_mask=mask, position_ids=place).logits[:, -1].argmax(dim=-1).numpy()
+    named = texts.answers.flat[texts.answers.offsets[candidates.items]] == top[:, None]
+    assert named.any(axis=1).mean() > 0.9
+    said = candidates.items[named]
+    assert counts[said].mean() > 1.3 * counts[candidates.items].mean()
 
 
 def test_every_head_of_the_written_start_can_move(prompts: Prompts):
