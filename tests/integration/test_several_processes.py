@@ -50,7 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for old, new in ITEMS.items():
         assert old in items
         items = items.replace(old, new)
-    for name, text in (texts | {"items": items}).items():
+    joint = 'objective = { name = "joint", field = "type" }'
+    one_head = EVENTS.replace(joint, 'objective = { name = "next_event", field = "type" }')  # the others learn nothing
+    for name, text in (texts | {"items": items, "one_head": one_head}).items():
         text = text.replace(
             "training = { epochs = 1, lr = 3e-3, loggers = [] }", "[training]\nepochs = 2\nlr = 3e-3\nloggers = []"
         )
@@ -68,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         return {"stop": stop} | {key: str(made / path) for key, path in paths.items()}
 
     plan = [step(n, s, s) for n in texts for s in ("ddp", "fsdp")]
-    plan += [step("items", "ddp", "ddp")]
+    plan += [step("items", "ddp", "ddp"), step("one_head", "ddp", "ddp")]
     plan += [step("events", "fsdp", "moved")]  # what one process began, two go on with
     plan += [step("days", "fsdp", "back", 3)]  # and the other way round
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -87,7 +89,7 @@ def losses(run: Path) -> list[tuple[float, float]]:
 
 
 CASES = [("days", "ddp"), ("days", "fsdp"), ("events", "ddp"), ("events", "fsdp"), ("events", "moved")]
-CASES += [("items", "ddp")]
+CASES += [("items", "ddp"), ("one_head", "ddp")]
 
 
 @pytest.mark.parametrize(("name", "goal"), CASES)

@@ -80,7 +80,8 @@ def devices_of(config: TrainingConfig) -> dict[str, Any]:
         return {"devices": config.devices, "strategy": alone}
     size = world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    chosen = sharded_strategy() if is_to_shard(config) else "ddp" if size > 1 else "auto"
+    ddp = "ddp_find_unused_parameters_true"  # a loss may read one head of many, or no target of a head in this batch
+    chosen = sharded_strategy() if is_to_shard(config) else ddp if size > 1 else "auto"
     return {"devices": local, "num_nodes": max(size // local, 1), "strategy": chosen}
 
 
