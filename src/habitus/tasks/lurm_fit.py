@@ -36,7 +36,7 @@ from habitus.training.fit import Fitted, TrainingConfig, fit
 from habitus.training.objectives.contrastive import Contrastive, ContrastiveConfig
 
 TRAINING = {"lr": 1e-3, "betas": (0.9, 0.98), "warm_up": 0.05, "epochs": 50, "patience": 5, "loggers": ("csv",)}
-ROWS = 1 << 20  # rows of counts that a batch reads, which bounds its memory whatever the histories are
+ROWS = 1 << 21  # rows of counts that a batch reads, which bounds its memory whatever the histories are
 CROWDED, IDLE = 0.6, 0.02  # shares of mass at which an anchor is worth an alarm
 
 
