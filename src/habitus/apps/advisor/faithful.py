@@ -7,7 +7,6 @@ other triples of the same asset are taken away, drawn at random: an explanation 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -39,7 +38,7 @@ class Checked:
 
 def check_answer(advisor: Advisor, answer: Answer, found: Subgraph, *, seed: int = 0) -> list[Checked]:
     """Check the citations of every asset of an answer; a line that names no retrieved asset is left out."""
-    view = found_view(advisor, found)
+    view, _ = advisor.at(found.day)
     facts = Facts(found)
     held = _written(found)
     place = {str(view.market.source.isins[code]): at for at, code in enumerate(found.retrieved.assets[0]) if code >= 0}
@@ -53,11 +52,6 @@ def check_answer(advisor: Advisor, answer: Answer, found: Subgraph, *, seed: int
         of = {name: behind(facts, named.isin, name) for name in NAMES}
         checks.append(_checked(advisor, named.isin, named.citations, of, row, held, facts, found.day, draw))
     return checks
-
-
-def found_view(advisor: Advisor, found: Subgraph) -> Any:
-    """Give the view of the day of a subgraph."""
-    return advisor.at(found.day)[0]
 
 
 def _checked(
