@@ -34,7 +34,6 @@ from habitus.core.seeds import generator
 SIZES = {"mini": (128, 2, 352), "tiny": (128, 4, 352), "small": (192, 6, 512), "base": (288, 8, 768)}
 HEAD_WIDTH = 32
 PAST = 20  # titles of a history that is told title by title
-TOLD = 0.3  # weight of the past in questions, beside 1 for their answers
 Text = Literal["history", "next", "copy"]
 SPECIAL = ("[PAD]", "[BOS]", "[EOS]", "[PH]")
 
@@ -45,7 +44,7 @@ class SmallLMConfig(Config):
     `tokens` is how many are read in all. `start`: from weights that can copy (`copying.give_copying`), or from random
     ones. `history_share` of the batches are real histories of training rows, told title by title; `next_share` are
     questions with the answer that training rows gave; 0 and 0 leave all preference to the adapters. `list_weight`
-    weighs the tokens of lists. `titles`: cut into pieces, or every title `whole`, a piece of its own beside `pieces`
+    weighs the tokens of lists, `past_weight` the past of questions, beside 1 for their answers. `titles`: cut into pieces, or every title `whole`, a piece of its own beside `pieces`
     for the rest: then a prompt is half as long and no title shares a piece with another. `n_layers` overrides the
     depth of `size`. A checkpoint is kept every `checkpoint_every` steps (0: none).
 
@@ -67,6 +66,7 @@ class SmallLMConfig(Config):
     next_share: float = Field(0.0, ge=0, le=1)
     start: Literal["copying", "random"] = "copying"
     list_weight: float = Field(0.0, ge=0)
+    past_weight: float = Field(0.3, ge=0)
     checkpoint_every: int = Field(100, ge=0)
     seed: int = 0
 
@@ -256,7 +256,7 @@ def make_text(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give one batch of pretraining: token ids and weights [B, L], a function of seed, step and progress alone.
 
-    Histories are told title by title. Questions tell their answer, and their past at a weight of 0.3. The others are
+    Histories are told title by title. Questions tell their answer, and their past at `past_weight`. The others are
     lists that grow until 0.4 of the way, followed by picks out of them, each by its cue; from there on more and more of
     them are whole prompts, of random histories.
     """
@@ -271,8 +271,8 @@ def make_text(
         n = _n_rows(config, 4 + HISTORY + N_CANDIDATES + 1)
         chosen = rows.take(np.sort(draw.integers(len(rows), size=n)))
         listed = _asked(draw, chosen)
-        answer = chosen.target[:, None]
-        return _text(texts, _template(draw, texts, n), chosen.history(HISTORY), listed, answer, config, past=TOLD)
+        answer, past = chosen.target[:, None], chosen.history(HISTORY)
+        return _text(texts, _template(draw, texts, n), past, listed, answer, config, past=config.past_weight)
     n_list = N_CANDIDATES if is_whole else round(2 + (N_CANDIDATES - 2) * min(1.0, done / 0.4))
     n_picks = 2 if is_whole else min(config.picks, n_list)
     past = HISTORY if is_whole else 0
