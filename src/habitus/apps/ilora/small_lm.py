@@ -44,8 +44,9 @@ class SmallLMConfig(Config):
     `tokens` is how many are read in all. `start`: from weights that can copy (`copying.give_copying`), or from random
     ones. `history_share` of the batches are real histories of training rows, told title by title; `next_share` are
     questions with the answer that training rows gave; 0 and 0 leave all preference to the adapters. `list_weight`
-    weighs the tokens of lists, `past_weight` the past of questions, beside 1 for their answers. `titles`: cut into pieces, or every title `whole`, a piece of its own beside `pieces`
-    for the rest: then a prompt is half as long and no title shares a piece with another. `n_layers` overrides the
+    weighs the tokens of lists, `past_weight` the past of questions, beside 1 for their answers. `titles`: cut into
+    pieces, or every title `whole`, a piece of its own beside `pieces` for the rest: then a prompt is half as long and
+    no title shares a piece with another. `n_layers` overrides the
     depth of `size`. A checkpoint is kept every `checkpoint_every` steps (0: none).
 
     >>> SmallLMConfig(size="tiny").pieces
