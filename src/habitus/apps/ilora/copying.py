@@ -8,17 +8,23 @@ The width is cut in three: place 0 is the same in all tokens, T places hold the 
 - Layer 0 looks one token back and writes that token's T into S.
 - Layer 1, first half of the heads: looks for places whose S is the token in hand, and writes their T; a cue looks for
   places that follow a slot. Second half: takes the token's own T away, as the output table is the input table.
+- With whole titles, what a cue likes is the log count of a title in training, and places about as far back as the list.
 - All other heads and layers do nothing yet. The end of an answer starts as the slot's neighbour in T, as titles end
   where the next slot begins.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from habitus.apps.ilora.candidates import N_CANDIDATES
+
+if TYPE_CHECKING:
+    from habitus.apps.ilora.prompts import Prompts
 
 ROPE_BASE = 1e6  # slow enough that half of a head's places hardly turn within a prompt
 _TOKEN, _SAME = 0.15, 0.6  # spread of T, value of place 0
@@ -72,6 +78,17 @@ def give_copying(
         _carry(second, h, head, n_t, out=1, gain=2 * rms)
         _look_back(second, half + h, head, distance=0, rms=rms)
         _carry(second, half + h, head, n_t, out=1, gain=-rms, part=h)
+
+
+def taste_of(texts: Prompts, counts: np.ndarray) -> dict[str, Any]:
+    """Give `taste` and `reach` for prompts of whole titles: the log count of each title's piece, standardised and
+    halved, and how far back the middle of a list is.
+    """
+    log = np.log(counts + 0.5)
+    taste = np.zeros(len(texts.tokenizer))
+    taste[texts.answers.flat[texts.answers.offsets[:-1]]] = (log - log.mean()) / max(float(log.std()), 1e-6) / 2
+    cue = texts.pieces.size[texts.phrase(np.zeros(1, np.int64), 2)[0]]
+    return {"taste": taste, "reach": float(N_CANDIDATES + cue)}
 
 
 def _rms(n_t: int, d: int, parts: int) -> float:

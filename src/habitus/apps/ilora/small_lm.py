@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from habitus.apps.ilora.candidates import N_CANDIDATES
-from habitus.apps.ilora.copying import ROPE_BASE, give_copying
+from habitus.apps.ilora.copying import ROPE_BASE, give_copying, taste_of
 from habitus.apps.ilora.prompts import SLOT, TEMPLATES, PromptConfig, Prompts
 from habitus.apps.ilora.rows import HISTORY, Rows, Sequences
 from habitus.core.atomic import new_file, new_folder, write_json
@@ -130,18 +130,9 @@ def new_model(config: SmallLMConfig, tokenizer: Any, liked: tuple[Prompts, np.nd
     if config.start == "copying":
         cue = tokenizer(":", add_special_tokens=False)["input_ids"][-1]
         slot = tokenizer.convert_tokens_to_ids("[PH]")
-        more = {} if liked is None else _taste(*liked)
+        more = {} if liked is None else taste_of(*liked)
         give_copying(model, slot=slot, cue=cue, end=tokenizer.eos_token_id, seed=config.seed, **more)
     return model
-
-
-def _taste(texts: Prompts, counts: np.ndarray) -> dict[str, Any]:
-    """The log count of each title's piece, standardised and halved; and how far back the middle of a list is."""
-    log = np.log(counts + 0.5)
-    taste = np.zeros(len(texts.tokenizer))
-    taste[texts.answers.flat[texts.answers.offsets[:-1]]] = (log - log.mean()) / max(float(log.std()), 1e-6) / 2
-    cue = texts.pieces.size[texts.phrase(np.zeros(1, np.int64), 2)[0]]
-    return {"taste": taste, "reach": float(N_CANDIDATES + cue)}
 
 
 def pretrain(
@@ -203,7 +194,7 @@ def _train(
         for stepper in steppers:
             stepper.step()
             stepper.zero_grad(set_to_none=True)
-        told.setdefault(kind_of(config, step, done), []).append(answers)
+        told.setdefault(kind_of(config, step), []).append(answers)
         read, step = read + ids_.size, step + 1
         if step % 50 == 0 or read >= config.tokens:
             nats = {kind: float(np.mean(values)) for kind, values in sorted(told.items())}
@@ -244,7 +235,7 @@ def _loss(model: Any, ids: np.ndarray, weight: np.ndarray, slot: int, pad: int) 
     return (each * w).sum() / w.sum(), float(each.detach()[w == 1].mean())
 
 
-def kind_of(config: SmallLMConfig, step: int, done: float) -> Text:
+def kind_of(config: SmallLMConfig, step: int) -> Text:
     """Tell what batch number `step` is: a history, questions with their answers, or lists to copy from."""
     drawn = generator(config.seed, "kind of text", step).random()
     if drawn < config.history_share:
@@ -261,7 +252,7 @@ def make_text(
     lists that grow until 0.4 of the way, followed by picks out of them, each by its cue; from there on more and more of
     them are whole prompts, of random histories.
     """
-    draw, kind = generator(config.seed, "pretraining", step), kind_of(config, step, done)
+    draw, kind = generator(config.seed, "pretraining", step), kind_of(config, step)
     is_whole = bool(draw.random() < done - 0.3)
     if kind == "history":
         n = _n_rows(config, PAST + 2)

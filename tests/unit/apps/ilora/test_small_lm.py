@@ -68,7 +68,7 @@ def test_no_text_changes_with_what_is_held_out(prepared: Prepared, prompts: Prom
 
 def test_questions_are_those_of_train_rows_with_their_answers(prepared: Prepared, prompts: Prompts):
     rows, mark = prepared.sequences.rows("train"), prompts.end
-    step = next(step for step in range(20) if kind_of(ASKED, step, 0.0) == "next")
+    step = next(step for step in range(20) if kind_of(ASKED, step) == "next")
     ids, weight = make_text(prompts, rows, ASKED, step, 0.0)
     asked = {tuple(past[past >= 0]): set() for past in rows.history()}
     for past, target in zip(rows.history(), rows.target):
