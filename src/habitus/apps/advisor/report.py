@@ -57,14 +57,14 @@ def citation_words(found: Mapping[str, Any]) -> str:
     """Say what the checks of citations found.
 
     >>> interval = {"value": 0.5, "low": 0.4, "high": 0.6}
-    >>> words = citation_words({"cited": 9, "assets": 3, "answers": 1, "share_in_graph": 1.0, "share_of_asset": 0.8,
+    >>> words = citation_words({"cited": 9, "assets": 3, "customers": 1, "share_in_graph": 1.0, "share_of_asset": 0.8,
     ...     "share_of_customer": 0.2, "share_dated": 1.0, "moved": interval, "moved_other": interval,
     ...     "faithfulness": interval})
     >>> words.split(":")[0]
-    '9 citations of 3 assets in 1 answers'
+    '9 citations of 3 assets for 1 customers'
     """
     return (
-        f"{found['cited']:,} citations of {found['assets']:,} assets in {found['answers']:,} answers: "
+        f"{found['cited']:,} citations of {found['assets']:,} assets for {found['customers']:,} customers: "
         f"{found['share_in_graph']:.1%} stand in the retrieved graph, {found['share_of_asset']:.1%} name the asset, "
         f"{found['share_of_customer']:.1%} the customer's profile, {found['share_dated']:.1%} are not later than the "
         f"day. Without them the score moves by {_span(found['moved'])}, without as many other triples of the asset by "

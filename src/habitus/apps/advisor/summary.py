@@ -151,7 +151,7 @@ def _citations(run: Run) -> dict[str, Any] | None:
     cited = max(count["cited"], 1)
     moved, other = checks[:, -2], checks[:, -1]
     return {
-        "answers": len(np.unique(checks[:, 0])), "assets": len(checks), "cited": int(count["cited"]),
+        "customers": len(np.unique(checks[:, 0])), "assets": len(checks), "cited": int(count["cited"]),
         "without_citation": int((checks[:, 1] == 0).sum()),
         **{f"share_{name}": float(count[name] / cited) for name in FIELDS[1:]},
         "moved": sure.mean(moved), "moved_other": sure.mean(other), "faithfulness": sure.mean(moved - other),
