@@ -24,6 +24,7 @@ from habitus.tasks.run import Run, update_metrics
 from habitus.tasks.train import data_profile
 from habitus.tokens.event_loader import EventInputs, EventLoader, prepare_events
 from habitus.tokens.event_split import EventPart
+from habitus.tokens.event_table import event_table
 from habitus.tokens.events import EventSpec, fit_event_spec
 from habitus.tokens.gaps import GapBins
 from habitus.training.distributed import barrier, first_then_others, is_first
@@ -45,8 +46,7 @@ def train_events(run: Run[EventRecipe]) -> Run[EventRecipe]:
 
     Errors: `ConfigError`, `CutoffError`, `StoreError`.
     """
-    with first_then_others():
-        plan = plan_events(run)
+    plan = plan_events(run)
     if hasattr(plan.model, "counted"):
         if is_first():  # one pass, of one process
             _save(run, plan, [_counted(plan)], [])
@@ -92,6 +92,8 @@ def plan_events(run: Run[EventRecipe]) -> EventPlan:
     spec = fit_event_spec(store, recipe.tokens, recipe.split)
     model, config = resolve(MODELS, recipe.model["name"], kind="model"), recipe.model_config_of_choice()
     model(config, spec.shape)  # refuses fields that the log lacks before anything is prepared
+    with first_then_others():  # the table that is made once is found by the others
+        event_table(store, spec)
     has_end = isinstance(recipe.objective_config(), JointConfig) or hasattr(model, "counted")
     options = {"context": recipe.loader.context, "has_end": has_end}
     names: tuple[EventPart, ...] = ("train", "valid", "train+valid") if recipe.refit else ("train", "valid")
