@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from habitus.apps.advisor.market import Market, Trades, View, profile_codes
+from habitus.apps.advisor.market import Market, Trades, View
 from habitus.core.errors import require
 from habitus.core.seeds import derive, generator, uniforms
 from habitus.data.sources.far_trans_world import RISKS, Law
@@ -107,7 +107,7 @@ class Baselines:
         counts = trades.matrix(trades.is_buy.astype(np.float64), view.n_assets)[:, place]
         prior = np.log(np.bincount(law.combo, minlength=len(law.base)) + 1e-9)
         odds = counts @ np.log(likely).T + prior
-        declared = profile_codes(view, "risk", RISKS)[trades.customers]
+        declared = view.profile_codes("risk", RISKS)[trades.customers]
         is_out = (declared >= 0)[:, None] & (np.arange(len(law.base)) % len(RISKS) != declared[:, None])
         odds = np.where(is_out, -np.inf, odds)
         belief = np.exp(odds - odds.max(axis=1, keepdims=True))

@@ -46,7 +46,7 @@ class Buy:
     def _offset(self, rows: np.ndarray) -> np.ndarray:
         return np.nan_to_num(rows[:, TASTE].astype(np.float64), nan=self.middle)
 
-    def predict(self, rows: np.ndarray, **_: Any) -> np.ndarray:
+    def predict(self, rows: np.ndarray) -> np.ndarray:
         """Give P(buy) in the window of rows [n, F]."""
         return 1 / (1 + np.exp(-_columns(self.score(rows), rows) @ self.line))
 

@@ -13,7 +13,7 @@ from habitus.apps.advisor.advise import Advisor
 from habitus.apps.advisor.baselines import Baselines, fit_hybrid
 from habitus.apps.advisor.faithful import FIELDS, check_answer
 from habitus.apps.advisor.graph import iso
-from habitus.apps.advisor.market import View, profile_codes
+from habitus.apps.advisor.market import View
 from habitus.apps.advisor.protocol import LONG, TOP, Judged, judge_lists, judge_scores, tail_recall
 from habitus.apps.advisor.rank import Objective, active_customers, rank
 from habitus.apps.advisor.run import AdvisorRecipe, Run, Say, open_run, refit_days
@@ -85,7 +85,7 @@ def _judge_block(run: Run, baselines: Baselines, view: View, people: np.ndarray)
         "customer": people,
         "day": np.full(len(people), view.day),
         "n_trades": np.bincount(trades.row, minlength=len(people)),
-        "type": profile_codes(view, "type", tuple(TYPES))[people].astype(np.int8),
+        "type": view.profile_codes("type", tuple(TYPES))[people].astype(np.int8),
         "declared": declared_class(view, people).astype(np.int8),
         "is_cond": (outcome.good & view.is_open).any(1),
         "has_buy": outcome.bought.any(1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from habitus.apps.advisor.market import Trades, View, profile_codes
+from habitus.apps.advisor.market import Trades, View
 from habitus.apps.advisor.select import Retrieved
 from habitus.data.sources.far_trans_world import CAPACITIES, RISKS
 
@@ -71,8 +71,8 @@ def _of_customer(view: View, trades: Trades, put) -> None:
     np.maximum.at(tenure, trades.row, trades.age)
     put("n_trades", count[:, None])
     put("tenure", tenure[:, None])
-    put("risk", profile_codes(view, "risk", RISKS)[trades.customers][:, None])
-    put("capacity", profile_codes(view, "capacity", CAPACITIES)[trades.customers][:, None])
+    put("risk", view.profile_codes("risk", RISKS)[trades.customers][:, None])
+    put("capacity", view.profile_codes("capacity", CAPACITIES)[trades.customers][:, None])
 
 
 def _mover(view: View, near: np.ndarray) -> np.ndarray:

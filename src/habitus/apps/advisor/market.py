@@ -207,6 +207,20 @@ class View:
         shape = (len(source.customer_ids), self.n_assets)
         return sp.csr_matrix((np.ones(len(rows), np.float32), (source.customer[rows], source.asset[rows])), shape=shape)
 
+    def profile_codes(self, column: str, names: tuple[str, ...]) -> np.ndarray:
+        """Give a profile's place in `names` per customer, -1 where nothing was known on the day."""
+        if column not in self._codes:
+            values = self.market.source.profile_at(self.day)[column].fill_null("").to_numpy()
+            codes = np.full(len(values), -1.0)
+            for place, name in enumerate(names):
+                codes[values == name] = place
+            self._codes[column] = codes
+        return self._codes[column]
+
+    @cached_property
+    def _codes(self) -> dict[str, np.ndarray]:
+        return {}
+
     @cached_property
     def tastes(self) -> Tastes:
         """The groups of buyers up to the day."""
@@ -215,7 +229,7 @@ class View:
     @cached_property
     def leaning(self) -> np.ndarray:
         """How much more than others a declared class of risk buys a category: [classes, categories]; 0 is unknown."""
-        source, declared = self.market.source, profile_codes(self, "risk", RISKS).astype(np.int64) + 1
+        source, declared = self.market.source, self.profile_codes("risk", RISKS).astype(np.int64) + 1
         rows = self.seen[source.is_buy[self.seen]]
         return leaning(declared, self.market.category, source.customer[rows], source.asset[rows])
 
@@ -223,7 +237,7 @@ class View:
         """Give the share of each asset in the next buys that a customer's group of buyers and class of risk lead to
         expect; 0 where an asset has no price now: float32 [B, A]."""
         counts = trades.matrix(trades.is_buy.astype(np.float64), self.n_assets)
-        declared = profile_codes(self, "risk", RISKS).astype(np.int64)[trades.customers] + 1
+        declared = self.profile_codes("risk", RISKS).astype(np.int64)[trades.customers] + 1
         share = self.tastes.expected(counts) * self.leaning[declared][:, self.market.category] * self.is_open
         return (share / np.maximum(share.sum(axis=1, keepdims=True), 1e-30)).astype(np.float32)
 
@@ -284,16 +298,3 @@ class Outcome:
     @property
     def good(self) -> np.ndarray:
         return self.bought & self.rises
-
-
-def profile_codes(view: View, column: str, names: tuple[str, ...]) -> np.ndarray:
-    """Give a profile's place in `names` per customer, -1 where nothing was known on the day."""
-    kept = view.__dict__.setdefault("_profile_codes", {})
-    if column in kept:
-        return kept[column]
-    values = view.market.source.profile_at(view.day)[column].fill_null("").to_numpy()
-    codes = np.full(len(values), -1.0)
-    for place, name in enumerate(names):
-        codes[values == name] = place
-    kept[column] = codes
-    return codes

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,7 +30,7 @@ class Rise:
     weight: np.ndarray
     base: np.ndarray
 
-    def predict(self, rows: np.ndarray, **_: Any) -> np.ndarray:
+    def predict(self, rows: np.ndarray) -> np.ndarray:
         """Give P(rise) of rows [n, F] in the order of `NAMES`; an unknown fact counts as 0."""
         shift = _clipped(rows[:, [NAMES.index(name) for name in LASTING]]) @ self.weight
         return (1 / (1 + np.exp(-(self.base + shift[:, None])))).mean(axis=1)

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from habitus.apps.advisor.market import View, profile_codes
+from habitus.apps.advisor.market import View
 from habitus.core.errors import ConfigError
 from habitus.data.sources.far_trans_world import RISKS
 
@@ -44,7 +44,7 @@ def asset_class(view: View) -> np.ndarray:
 def declared_class(view: View, customers: np.ndarray) -> np.ndarray:
     """Give the class that customers declared by the day, 0 to 3; -1 where none is known or the questionnaire is of a
     later day: int [B]."""
-    found = profile_codes(view, "risk", RISKS)[customers].astype(np.int64)
+    found = view.profile_codes("risk", RISKS)[customers].astype(np.int64)
     return np.where(found < len(CLASSES), found, -1)
 
 
