@@ -26,10 +26,11 @@ from habitus.apps.ilora.candidates import N_CANDIDATES
 from habitus.apps.ilora.copying import ROPE_BASE, give_copying, taste_of
 from habitus.apps.ilora.prompts import SLOT, TEMPLATES, PromptConfig, Prompts
 from habitus.apps.ilora.rows import HISTORY, Rows, Sequences
-from habitus.core.atomic import new_file, new_folder, write_json
+from habitus.core.atomic import new_folder, write_json
 from habitus.core.config import Config
-from habitus.core.errors import ConfigError, require
+from habitus.core.errors import ConfigError, TrainingError, require
 from habitus.core.seeds import generator
+from habitus.training.checkpoints import read_checkpoint, write_checkpoint
 
 SIZES = {"mini": (128, 2, 352), "tiny": (128, 4, 352), "small": (192, 6, 512), "base": (288, 8, 768)}
 HEAD_WIDTH = 32
@@ -46,8 +47,7 @@ class SmallLMConfig(Config):
     questions with the answer that training rows gave; 0 and 0 leave all preference to the adapters. `list_weight`
     weighs the tokens of lists, `past_weight` the past of questions, beside 1 for their answers. `titles`: cut into
     pieces, or every title `whole`, a piece of its own beside `pieces` for the rest: then a prompt is half as long and
-    no title shares a piece with another. `n_layers` overrides the
-    depth of `size`. A checkpoint is kept every `checkpoint_every` steps (0: none).
+    no title shares a piece with another. `n_layers` overrides the depth of `size`. A checkpoint is kept every `checkpoint_every` steps (0: none).
 
     >>> SmallLMConfig(size="tiny").pieces
     4000
@@ -147,7 +147,7 @@ def pretrain(
     """Make a tokenizer and a model and write them to a folder that transformers opens; go on where a call was killed.
 
     Errors: `ExtraError` without [llm]; `DiskError` when the folder exists; `ConfigError` for a context that is too
-    short for a prompt.
+    short for a prompt; `TrainingError` for a checkpoint that is damaged or of other settings.
     """
     tokenizer = train_tokenizer(sequences.titles, prompts, config.pieces, config.titles)
     texts = Prompts(tokenizer, sequences.titles, prompts, config.context)
@@ -203,18 +203,21 @@ def _train(
             told = {}
         if config.checkpoint_every and step % config.checkpoint_every == 0 and read < config.tokens:
             state = {"mark": mark, "step": step, "read": read, "history": history, "model": model.state_dict()}
-            with new_file(kept) as beside:
-                torch.save(state | {"steppers": [stepper.state_dict() for stepper in steppers]}, beside)
+            write_checkpoint(kept, state | {"steppers": [stepper.state_dict() for stepper in steppers]})
     return history
 
 
 def _resume(kept: Path, mark: str, model: Any, steppers: Sequence[Any]) -> tuple[int, int, list[dict]]:
-    """Tokens read, steps and history of a checkpoint of the same settings, put into model and steppers."""
+    """Tokens read, steps and history of a checkpoint, put into model and steppers.
+
+    Errors: `TrainingError` for a damaged checkpoint, or one of other settings.
+    """
     if not kept.is_file():
         return 0, 0, []
-    found = torch.load(kept, weights_only=True, map_location=model.device)
-    if found["mark"] != mark:
-        return 0, 0, []
+    found = read_checkpoint(kept)
+    if found.get("mark") != mark:
+        fix = "choose another folder, or remove the file to start again"
+        raise TrainingError("a checkpoint of these settings and rows", "one of others", where=str(kept), fix=fix)
     model.load_state_dict(found["model"])
     for stepper, state in zip(steppers, found["steppers"]):
         stepper.load_state_dict(state)

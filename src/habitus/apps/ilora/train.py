@@ -24,10 +24,10 @@ from habitus.apps.ilora.model import InstanceLora
 from habitus.apps.ilora.prompts import PromptBatch
 from habitus.apps.ilora.rows import Rows
 from habitus.apps.ilora.states import ItemStates
-from habitus.core.atomic import new_file
 from habitus.core.config import Config
 from habitus.core.errors import ConfigError, TrainingError
 from habitus.core.seeds import derive, generator, uniforms
+from habitus.training.checkpoints import read_checkpoint, write_checkpoint
 
 
 class IloraTraining(Config):
@@ -200,15 +200,14 @@ def _save(folder: Path, model: InstanceLora, stepper: torch.optim.Optimizer, ste
     groups = model.trained()
     values = {f"{name}.{i}": p.detach() for name, group in groups.items() for i, p in enumerate(group)}
     kept = {"step": step, "history": history, "values": values, "stepper": stepper.state_dict()}
-    with new_file(folder / "checkpoint.pt") as beside:
-        torch.save(kept, beside)
+    write_checkpoint(folder / "checkpoint.pt", kept)
 
 
 def _resume(folder: str | Path | None, model: InstanceLora, stepper: torch.optim.Optimizer) -> tuple[int, list]:
     file = Path(folder or "") / "checkpoint.pt"
     if folder is None or not file.is_file():
         return 0, []
-    kept = torch.load(file, weights_only=True, map_location=model.device)
+    kept = read_checkpoint(file)
     with torch.no_grad():
         for name, group in model.trained().items():
             for i, p in enumerate(group):

@@ -22,7 +22,7 @@ from habitus.apps.ilora.small_lm import (
     read_pretraining,
     train_tokenizer,
 )
-from habitus.core.errors import ConfigError
+from habitus.core.errors import ConfigError, TrainingError
 
 MINI = SmallLMConfig.parse({"size": "mini", "pieces": 400, "tokens": 4000, "rows": 6, "history_share": 0.5})
 ASKED = MINI.model_copy(update={"history_share": 0.3, "next_share": 0.6})
@@ -111,7 +111,15 @@ def test_killed_pretraining_goes_on_to_the_same_model(prepared: Prepared, prompt
     with pytest.raises(KeyboardInterrupt):
         pretrain(prepared.sequences, prompts.config, config, tmp_path / "killed", say=die)
     assert not (tmp_path / "killed").exists()
-    assert (tmp_path / "killed.checkpoint.pt").is_file()
+    kept = tmp_path / "killed.checkpoint.pt"
+    assert kept.is_file()
+    with pytest.raises(TrainingError, match="one of others"):
+        pretrain(prepared.sequences, prompts.config, config.model_copy(update={"lr": 1e-3}), tmp_path / "killed")
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:1000])
+    with pytest.raises(TrainingError, match="a checkpoint of this toolkit"):
+        pretrain(prepared.sequences, prompts.config, config, tmp_path / "killed")
+    kept.write_bytes(whole)
     for name in ("killed", "whole"):
         pretrain(prepared.sequences, prompts.config, config, tmp_path / name, say=lambda _: None)
     one, other = (open_causal(tmp_path / name)[0] for name in ("killed", "whole"))
