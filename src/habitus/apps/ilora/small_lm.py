@@ -47,7 +47,8 @@ class SmallLMConfig(Config):
     questions with the answer that training rows gave; 0 and 0 leave all preference to the adapters. `list_weight`
     weighs the tokens of lists, `past_weight` the past of questions, beside 1 for their answers. `titles`: cut into
     pieces, or every title `whole`, a piece of its own beside `pieces` for the rest: then a prompt is half as long and
-    no title shares a piece with another. `n_layers` overrides the depth of `size`. A checkpoint is kept every `checkpoint_every` steps (0: none).
+    no title shares a piece with another. `n_layers` overrides the depth of `size`. A checkpoint is kept every
+    `checkpoint_every` steps (0: none).
 
     >>> SmallLMConfig(size="tiny").pieces
     4000
