@@ -110,7 +110,7 @@ def fit_on_counts(
     if isinstance(config, LurmConfig) and config.form[1] == "spectral":
         start_from_bags(model, raw_bag(counts, interests, train, until).astype(np.float32), seed)
         if model.rhythm is not None:
-            start_rhythm(model, _rhythms(model, counts, interests, train, until, seed))
+            start_rhythm(model, _rhythms(model, counts, train, until, seed))
     table = (baskets if baskets is not None else baskets_of_counts(counts)).until(until)
     long = np.intersect1d(train, trainable(table))
     n_short = len(train) - len(long)
@@ -195,14 +195,17 @@ def _read(model: Any, counts: Any, interests: Any, users: np.ndarray, cutoff: np
     return bags, rhythm_of(rows, life, n, cutoff, reach, n_groups, events)
 
 
-def _rhythms(model: Lurm, counts: Any, interests: Any, users: np.ndarray, until: int, seed: int) -> np.ndarray:
+def _rhythms(model: Lurm, counts: Any, users: np.ndarray, until: int, seed: int) -> np.ndarray:
     """Give the rhythms of users, float64 [n, K]; of `N_BAGS` of them where there are more."""
     if len(users) > N_BAGS:
         users = np.sort(np.random.default_rng(derive(seed, "rhythm")).choice(users, N_BAGS, replace=False))
     block = newest_block(counts) if until == NOW else until
-    found = np.zeros((len(users), rhythm_width(reach_of(model.scales), model.shape.n_groups)))
+    reach, n_groups = reach_of(model.scales), model.shape.n_groups
+    found = np.zeros((len(users), rhythm_width(reach, n_groups)))
     for part in _batches(counts, users, 1024):
-        found[part] = _read(model, counts, interests, users[part], np.full(len(part), block, np.int64), 1)[1].numpy()
+        cutoff = np.full(len(part), block, np.int64)
+        rows, life = read_rows(counts, users[part], cutoff, reach, has_group=n_groups > 1)
+        found[part] = rhythm_of(rows, life, len(part), cutoff, reach, n_groups).numpy()
     return found
 
 
