@@ -28,7 +28,7 @@ from habitus.core.config import Config, read_toml
 from habitus.core.errors import ArtifactError, ConfigError
 from habitus.data.sources.far_trans import read_far_trans
 
-FORMAT = 1
+FORMAT = 2
 Say = Callable[[str], Any]
 
 
